@@ -1,0 +1,58 @@
+"""`alignnet <command> [key=value ...]`: finds the command's file and runs it as if started by itself.
+
+`alignnet train trainer.max_epochs=5` is `python -m alignnet.cli.train trainer.max_epochs=5`, in this process:
+then sys.argv and `__main__` are what Hydra reads, and what Lightning repeats to start other ranks of a run.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from difflib import get_close_matches
+
+import alignnet
+
+COMMANDS = {
+    "simulate": "particles through a misaligned detector: a file of tracks, with the truth",
+    "train": "align: fit the places of the sensors so that tracks pass through their hits",
+    "evaluate": "compare before, after and truth: tables, figures and one HTML report",
+    "export": "write an alignment for others: ALICE's CCDB object, Millepede, Parquet, CSV",
+    "convert": "read the files of others: ALICE O2 tracks and clusters, Mille binaries",
+}
+MODULE = "alignnet.cli.{command}"
+
+EXAMPLES = """\
+examples:
+  alignnet simulate experiment=its2_demo      a small ITS2 data set to try things on
+  alignnet train experiment=its2_demo         align with it
+  alignnet evaluate experiment=its2_demo      see how well that went
+  alignnet train --help                       what a command does, its keys and choices
+"""
+
+
+def usage() -> str:
+    """What `alignnet` alone prints."""
+    listing = "\n".join(f"  {name:<10}{summary}" for name, summary in COMMANDS.items())
+    return (
+        "alignnet: align particle-tracking detectors by gradient descent\n\n"
+        f"usage: alignnet <command> [key=value ...]\n\ncommands:\n{listing}\n\n{EXAMPLES}"
+    )
+
+
+def main() -> int:
+    """The console script. Returns the exit code, where the command has not exited by itself."""
+    command, *rest = sys.argv[1:] or ["--help"]
+    if command in ("--help", "-h", "help"):
+        print(usage(), end="")
+        return 0
+    if command == "--version":
+        print(f"alignnet {alignnet.__version__}")
+        return 0
+    if command not in COMMANDS:
+        close = get_close_matches(command, COMMANDS, n=1)
+        advice = f"did you mean '{close[0]}'?" if close else f"the commands are {', '.join(COMMANDS)}"
+        print(f"alignnet: error: unknown command '{command}'; {advice}", file=sys.stderr)
+        return 2
+    sys.argv[1:] = rest
+    runpy.run_module(MODULE.format(command=command), run_name="__main__", alter_sys=True)
+    return 0

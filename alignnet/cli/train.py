@@ -1,0 +1,67 @@
+"""`alignnet train`: fit the places of the sensors so that tracks pass through their hits."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+
+from alignnet.cli.app import build, command
+from alignnet.cli.setup import load_problem, quiet
+from alignnet.evaluation.summary import evaluate_run
+from alignnet.export.result import write_result
+from alignnet.training.answer import answer_of
+from alignnet.training.callbacks import AlignmentMonitor
+from alignnet.training.module import AlignmentModule
+from alignnet.training.run import fit, make_trainer
+
+log = logging.getLogger("alignnet.train")
+
+
+@command("train")
+def main(config: DictConfig) -> None:
+    """Read the configuration, train, and leave alignment.root and metrics.json."""
+    quiet()
+    start = time.perf_counter()
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    problem = load_problem(config)
+    averaging = build(config.get("averaging"))
+    module = AlignmentModule(
+        problem.sensors,
+        problem.loss,
+        build(config.optimizer),
+        problem.detector,
+        local_training=averaging is not None,
+    )
+    options = OmegaConf.to_container(config.trainer, resolve=True)
+    early_stop = OmegaConf.to_container(config.early_stop, resolve=True) if config.early_stop else None
+    monitor = AlignmentMonitor(problem.truth, config.figure_every)
+    problem.data.setup()
+    validates = len(problem.data.rows["validation"]) > 0
+    trainer = make_trainer(folder, options, [monitor], early_stop, averaging, validates)
+    log.info("%s: %d sensors, %d tracks from %s", problem.detector.name, len(problem.detector),
+             len(problem.data.tracks), ", ".join(problem.data.files))  # fmt: skip
+    fit(trainer, module, problem.data, None if config.resume is None else Path(config.resume))
+    finish(trainer, module, problem, monitor, config, folder, start)
+
+
+@rank_zero_only
+def finish(trainer, module, problem, monitor, config, folder, start) -> None:  # type: ignore[no-untyped-def]
+    """Evaluate the answer, write it, and say where it is."""
+    draws = 1 if config.evaluation.limit and problem.truth is not None else 0
+    answer = answer_of(module, problem.data, draws)
+    write_result(folder / "alignment.root", problem.detector, answer)
+    evaluate_run(
+        problem, answer, folder, monitor.history, seconds=time.perf_counter() - start, settings=config.evaluation
+    )
+    log.info("alignment: %s", folder / "alignment.root")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Files appear whole or not at all: written under a temporary name beside the final one, then renamed."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alignnet.errors import ConfigError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`, which takes the name `path` when the block ends without error.
+
+    The folder is made if need be. After an exception in the block nothing is left, and a file that had this
+    name before is untouched.
+
+    Raises:
+        ConfigError: the folder cannot be made or written, or `path` is a folder.
+    """
+    final = Path(path)
+    temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        if final.is_dir():
+            raise IsADirectoryError("it is a folder")
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+    except OSError as error:
+        raise ConfigError(f"cannot write {final}: {error}; choose another name for the output") from error
+    try:
+        yield temporary
+        os.replace(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)

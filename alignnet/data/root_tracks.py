@@ -1,0 +1,166 @@
+"""The tree `tracks` of docs/data-format.md ↔ `Tracks`: one entry a track, its hits as lists of equal length.
+
+A file may name a sensor that the detector lacks, hold NaN, or lists that disagree: each is a `SchemaError`
+before anything is returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from alignnet.data.check import check_tracks
+from alignnet.data.root_columns import Kind, Table, count_entries
+from alignnet.data.tracks import Array, Tracks, concatenate
+from alignnet.errors import ConfigError, SchemaError
+from alignnet.geometry.detector import Detector
+
+EVENT_STRIDE = 2**44
+"""What is added to the event numbers of each further file when several are read as one."""
+
+MIN_HITS = 3
+"""Three points: the least that give a helix and one residual more than it has parameters."""
+
+PER_HIT = ("hit_u", "hit_v", "hit_sigma_u", "hit_sigma_v")
+PER_TRACK: dict[str, tuple[Kind, int]] = {
+    "vertex": ("float", 3), "vertex_cov": ("float", 6), "p": ("float", 0), "mass": ("float", 0),
+    "kind": ("integer", 0),
+}  # fmt: skip
+TRUTH: dict[str, tuple[Kind, int]] = {
+    "truth_position": ("float", 3), "truth_momentum": ("float", 3), "truth_q": ("integer", 0),
+    "truth_pdg": ("integer", 0),
+}  # fmt: skip
+TRUTH_HIT = ("truth_hit_u", "truth_hit_v")
+
+
+def read_tracks(
+    path: str | Path | Sequence[str | Path],
+    detector: Detector,
+    entry_start: int | None = None,
+    entry_stop: int | None = None,
+    min_hits: int = MIN_HITS,
+) -> Tracks:
+    """Tracks of one file, or of several joined in the given order.
+
+    The event numbers of one file are kept. Where several are joined, those of file k (from 0) have k · 2⁴⁴
+    added, so that events of different files stay apart; `divmod(event, EVENT_STRIDE)` gives file and number.
+    Optional columns that one of the files lacks are dropped.
+
+    Args:
+        path: file or files.
+        detector: what `hit_sensor` refers to.
+        entry_start, entry_stop: range of tracks, counted through all files; it may cut an event in two.
+        min_hits: shorter tracks, which say nothing about alignment, are checked and left out.
+
+    Raises:
+        SchemaError: a file does not follow the schema (first offence, by file, branch, entry and hit).
+        ConfigError: the range holds no track, or none with so many hits.
+    """
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    counts = [count_entries(each, "tracks") for each in paths]
+    total = sum(counts)
+    start, stop = entry_start or 0, total if entry_stop is None else entry_stop
+    if not 0 <= start < min(stop, total):
+        raise ConfigError(
+            f"tracks {start}:{stop} of {', '.join(map(str, paths))}: no such tracks, there are {total}"
+        )
+    parts = []
+    for k, (each, first, count) in enumerate(zip(paths, np.cumsum([0, *counts]), counts, strict=False)):
+        low, high = max(start - int(first), 0), min(stop - int(first), count)
+        if low < high:
+            parts.append(_read_one(each, detector, low, high, shift=k * EVENT_STRIDE, several=len(paths) > 1))
+    tracks = parts[0] if len(parts) == 1 else concatenate(parts)
+    kept = _long(tracks, min_hits)
+    if len(kept) == 0:
+        raise ConfigError(f"{paths[0]}: none of {len(tracks)} tracks has {min_hits} hits; lower min_hits")
+    return kept
+
+
+def iterate_tracks(
+    path: str | Path, detector: Detector, step: int = 100_000, min_hits: int = MIN_HITS
+) -> Iterator[Tracks]:
+    """The tracks of a file in chunks of about `step` entries, for files larger than memory.
+
+    A chunk ends where an event ends: the last event of every read is carried over to the next chunk, which so
+    holds a few tracks more. That tracks of an event are adjacent is checked within each chunk.
+
+    Raises:
+        SchemaError: as `read_tracks`, when the chunk is reached.
+    """
+    total = count_entries(path, "tracks")
+    carried: Tracks | None = None
+    for start in range(0, total, step):
+        chunk = _read_one(path, detector, start, min(start + step, total))
+        chunk = chunk if carried is None else concatenate([carried, chunk])
+        last = chunk.event == chunk.event[-1]
+        ends = start + step >= total
+        carried, whole = (None, chunk) if ends else (chunk.select(last), chunk.select(~last))
+        kept = _long(whole, min_hits)
+        if len(kept):
+            yield kept
+
+
+def _long(tracks: Tracks, min_hits: int) -> Tracks:
+    enough = tracks.hits_per_track >= min_hits
+    return tracks if enough.all() else tracks.select(enough)
+
+
+def _read_one(
+    path: str | Path, detector: Detector, start: int, stop: int, shift: int = 0, several: bool = False
+) -> Tracks:
+    required, optional = ("event", "hit_sensor", *PER_HIT), (*PER_TRACK, *TRUTH, *TRUTH_HIT)
+    table = Table(path, "tracks", required, optional, start, stop)
+    count, sensor_id = table.jagged("hit_sensor", "integer")
+    offset = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
+    rows = detector.rows(sensor_id)
+    known = f"a sensor_id of detector {detector.name}"
+    table.origin.require("hit_sensor", rows >= 0, sensor_id, known, offset)
+    hits = {branch: _hit_column(table, branch, count) for branch in (*PER_HIT, *TRUTH_HIT) if branch in table}
+    columns = {name: table.numbers(name, *PER_TRACK[name]) for name in PER_TRACK if name in table}
+    tracks = Tracks(
+        event=_events(table, shift, several),
+        offset=offset,
+        sensor=rows.astype(np.int64),
+        uv=np.stack([hits["hit_u"], hits["hit_v"]], -1),
+        sigma=np.stack([hits["hit_sigma_u"], hits["hit_sigma_v"]], -1),
+        truth=_truth(table, hits),
+        **columns,
+    )
+    check_tracks(tracks, table.origin)
+    return tracks
+
+
+def _hit_column(table: Table, branch: str, count: Array) -> Array:
+    found, values = table.jagged(branch, "float")
+    wrong = np.flatnonzero(found != count)
+    if len(wrong):
+        row = int(wrong[0])
+        raise table.origin.error(
+            branch, row, f"{found[row]} hits", f"{count[row]}, as many as hit_sensor has"
+        )
+    return values
+
+
+def _events(table: Table, shift: int, several: bool) -> Array:
+    event = table.numbers("event", "integer")
+    if several:
+        fits = (event >= 0) & (event < EVENT_STRIDE)
+        expected = f"0 <= event < {EVENT_STRIDE} where several files are joined; renumber the events"
+        table.origin.require("event", fits, event, expected)
+    return event + shift
+
+
+def _truth(table: Table, hits: dict[str, Array]) -> dict[str, Array]:
+    truth = {
+        name.removeprefix("truth_"): table.numbers(name, *TRUTH[name]) for name in TRUTH if name in table
+    }
+    present = [branch for branch in TRUTH_HIT if branch in hits]
+    if len(present) == 1:
+        raise SchemaError(
+            f"{table.origin.path}: tree tracks has {present[0]} alone, expected both of {TRUTH_HIT} or none"
+        )
+    if present:
+        truth["hit_uv"] = np.stack([hits[branch] for branch in TRUTH_HIT], -1)
+    return truth

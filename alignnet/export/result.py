@@ -1,0 +1,14 @@
+"""The files that a training run leaves: the answer as the tree `alignment`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alignnet.data.root_alignment import write_alignment
+from alignnet.geometry.detector import Detector
+from alignnet.training.answer import Answer
+
+
+def write_result(path: Path, detector: Detector, answer: Answer) -> None:
+    """Write the tree `alignment` of an answer; arguments and errors as `write_alignment`."""
+    write_alignment(path, detector, answer.local, answer.error, answer.n_hits, answer.status)

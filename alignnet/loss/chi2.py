@@ -1,0 +1,244 @@
+"""The cost: χ² of tracks refitted to hits on the sensors as they stand.
+
+    C(Θ) = (1/N_event) Σ_i χ²_i / ν_i,   χ²_i = Σ_tracks (χ²_track + χ²_vertex)         (docs/physics.md, The cost)
+
+Tracks (and events' origins, where fitted) are fitted to the corrected hits with the same weights as the loss. At
+that minimum ∂χ²/∂track = 0, so dC/dΘ = ∂C/∂Θ at fixed track parameters (variable projection): the fit stays outside
+the graph and the gradient is exact.
+
+The vertex is one more plane: across the track at its closest approach, through the given (or fitted) origin, with
+axes e1 (horizontal: DCA_xy) and e2 (DCA_z · cos λ).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from alignnet.data.batch import Batch
+from alignnet.errors import ConfigError
+from alignnet.geometry.detector import Detector
+from alignnet.geometry.plane import Plane
+from alignnet.loss.noise import NoiseModel
+from alignnet.loss.robust import TrackWeights
+from alignnet.physics import helix as hx
+from alignnet.physics.helix import Helix
+from alignnet.physics.seed import seed
+from alignnet.physics.trackfit import EventOrigins, derivatives, residuals, step
+from alignnet.physics.whitening import Whitening
+from alignnet.sensors.parametrisation import Phi
+from alignnet.sensors.sensor import SensorLayer
+
+VERTEX = ("given", "fitted", "absent")
+NORMALISATIONS = ("event", "total")
+_ORIGIN_SPREAD = 1e-5  # [cm] how far a track of a fitted origin may miss it
+_UNKNOWN_ORIGIN = 10.0  # [cm] width of the prior of an origin that was not measured
+
+
+class Fit(NamedTuple):
+    """Tracks fitted to hits, and the weights they were fitted with; none of it is in the graph."""
+
+    helix: Helix  # (tracks,)
+    whitening: Whitening  # of the hits' rows
+    vertex_whitening: Whitening | None  # of the two vertex rows
+    origins: EventOrigins | None
+    ok: Tensor  # where hits determine the track (tracks,)
+
+
+@dataclass
+class Chi2:
+    """χ² by parts; sums over hits are done, sums over tracks are not."""
+
+    track: Tensor  # (tracks,)
+    vertex: Tensor  # (tracks,)
+    origin: Tensor  # prior of the fitted origins (events,); 0 where none
+    ndf: Tensor  # degrees of freedom of each track (tracks,)
+    origin_ndf: Tensor  # those of the origins, −3 or 0 (events,)
+    weight: Tensor  # weight of each track, 0 where it was not usable (tracks,)
+    residual: Tensor  # predicted minus measured (tracks, hits, 2) [cm]
+    fit: Fit
+    batch: Batch
+
+    def per_event(self) -> tuple[Tensor, Tensor]:
+        """Weighted χ² and ν of each event, (events,) each."""
+        chi2 = torch.where(self.weight > 0, self.track + self.vertex, 0.0) * self.weight
+        seen = self.ndf.new_zeros(self.batch.n_events).index_add(0, self.batch.event, self.weight) > 0
+        ndf = self.origin_ndf.index_add(0, self.batch.event, self.ndf * self.weight)
+        return self.origin.index_add(0, self.batch.event, chi2) * seen, ndf * seen
+
+    def sums(self, normalisation: str) -> tuple[Tensor, Tensor]:
+        """Numerator (in the graph) and denominator of C over this batch; both add over batches and ranks."""
+        chi2, ndf = self.per_event()
+        if normalisation == "total":
+            return chi2.sum(), ndf.sum()
+        usable = ndf > 0
+        return (chi2 / torch.where(usable, ndf, 1.0))[usable].sum(), usable.sum().to(ndf)
+
+
+class HelixChi2(nn.Module):
+    """χ² of helices (lines at B = 0) through the hits of a batch.
+
+    Args:
+        detector: field and materials.
+        noise: the weights; default: full covariance.
+        vertex: "given" (a measured point with covariance, for each track), "fitted" (the event's common origin is
+            fitted with the tracks, the given vertex its prior where there is one) or "absent".
+        weights: robust weights of tracks; default: none.
+        normalisation: "event" averages χ²/ν over events (the published cost), "total" is Σχ²/Σν.
+        iterations: Gauss–Newton steps of the fit.
+        precision: "float64" or "float32" for residuals, derivatives and weights; positions are always float64.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        noise: NoiseModel | None = None,
+        vertex: str = "given",
+        weights: TrackWeights | None = None,
+        normalisation: str = "event",
+        iterations: int = 3,
+        precision: str = "float64",
+    ) -> None:
+        super().__init__()
+        if vertex not in VERTEX:
+            raise ConfigError(f"loss.vertex is {vertex!r}; choose from {list(VERTEX)}")
+        if normalisation not in NORMALISATIONS:
+            raise ConfigError(f"loss.normalisation is {normalisation!r}; choose from {list(NORMALISATIONS)}")
+        if precision not in ("float64", "float32"):
+            raise ConfigError(f"loss.precision is {precision!r}; choose float64 or float32")
+        if iterations < 1:
+            raise ConfigError(f"loss.iterations is {iterations}; expected at least 1")
+        self.noise = NoiseModel(detector) if noise is None else noise
+        self.weights = TrackWeights() if weights is None else weights
+        self.vertex, self.normalisation, self.iterations = vertex, normalisation, iterations
+        self.b_z, self.dtype = detector.b_z, getattr(torch, precision)
+        self.n_parameters = 5 if detector.b_z else 4
+
+    def forward(self, sensors: SensorLayer, batch: Batch, phi: Phi | None = None) -> Chi2:
+        """χ² of a batch on sensors at Θ, or at the given Φ; differentiable in Φ and Θ."""
+        planes = sensors.planes(batch.uv, batch.sensor, phi)
+        return self.at(planes, self.fit(planes.detach(), batch), batch)
+
+    def cost(self, chi2: Chi2) -> Tensor:
+        """C over this batch alone."""
+        total, count = chi2.sums(self.normalisation)
+        return total / count.clamp_min(1)
+
+    @torch.no_grad()
+    def fit(self, planes: Plane, batch: Batch, start: Helix | None = None) -> Fit:
+        """Fit tracks (and origins) to hits on these planes, weights included."""
+        helix = seed(planes.origin, batch.is_hit, batch.outward, self.b_z) if start is None else start
+        origins = self._origins(batch)
+        rough = Whitening.independent(batch.sigma.square().flatten(1, 2), batch.is_hit.repeat_interleave(2, 1))
+        helix, _, ok = self._move(helix, planes, Fit(helix, rough, None, None, batch.outward), batch)
+        _, s = residuals(helix, planes)
+        whitening = self.noise(helix, planes, s, batch)
+        fit = Fit(helix, whitening, self._vertex_whitening(helix, batch), origins, ok)
+        fit = fit._replace(ok=fit.ok & whitening.usable)
+        return self.refit(planes, fit, batch, self.iterations)
+
+    @torch.no_grad()
+    def refit(self, planes: Plane, fit: Fit, batch: Batch, iterations: int) -> Fit:
+        """More Gauss–Newton steps with the weights of `fit`."""
+        for _ in range(iterations):
+            helix, origins, ok = self._move(fit.helix, planes, fit, batch)
+            fit = fit._replace(helix=helix, origins=origins, ok=fit.ok & ok)
+        return fit
+
+    def at(self, planes: Plane, fit: Fit, batch: Batch) -> Chi2:
+        """χ² of fixed tracks against planes, in the planes' graph; tracks that were not determined leave it."""
+        keep = fit.ok[:, None, None]
+        planes = Plane(*(torch.where(keep, field, field.detach()) for field in planes))
+        residual, _ = residuals(fit.helix, planes)
+        residual = torch.where(batch.is_hit[..., None], residual, 0.0)
+        whitened = fit.whitening.to(self.dtype)(residual.flatten(1, 2).to(self.dtype))
+        track = whitened.square().sum(-1)
+        vertex, origin, origin_ndf = self._vertex_chi2(fit, batch)
+        ndf = 2 * batch.is_hit.sum(-1).to(track) - self.n_parameters
+        if fit.vertex_whitening is not None:
+            ndf = ndf + 2 * batch.has_vertex
+        weight = torch.where(fit.ok, self.weights(track.detach() + vertex, ndf), 0.0)
+        return Chi2(track, vertex.to(track), origin.to(track), ndf, origin_ndf.to(track), weight, residual, fit, batch)
+
+    def rows(self, planes: Plane, fit: Fit, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Whitened residuals (tracks, rows), dr/dδ (tracks, rows, parameters), dr/d origin (tracks, rows, 3)."""
+        residual, s = residuals(fit.helix, planes)
+        hit = batch.is_hit[..., None]
+        r = torch.where(hit, residual, 0.0).to(self.dtype).flatten(1, 2)
+        fast = Helix(*(field.to(self.dtype) for field in fit.helix))
+        slim = planes.to(self.dtype)
+        change = derivatives(fast, slim, s.to(self.dtype), self.n_parameters)
+        j = torch.where(hit[..., None], change, 0.0).flatten(1, 2)
+        whitening = fit.whitening.to(self.dtype)
+        r, j = whitening(r), whitening(j)
+        if fit.vertex_whitening is None:
+            return r, j, None
+        rv, jv, av = self._vertex_rows(fit, batch)
+        a = torch.cat([torch.zeros(*r.shape, 3, dtype=self.dtype, device=r.device), av], 1)
+        return torch.cat([r, rv], 1), torch.cat([j, jv], 1), a
+
+    def _move(self, helix: Helix, planes: Plane, fit: Fit, batch: Batch) -> tuple[Helix, EventOrigins | None, Tensor]:
+        r, j, a = self.rows(planes, fit._replace(helix=helix), batch)
+        delta, move, ok = step(r, j, fit.origins, a if fit.origins is not None else None)
+        ok = ok & delta.isfinite().all(-1)
+        helix = hx.updated(helix, torch.where(ok[:, None], delta, 0.0).to(helix.omega.dtype))
+        origins = fit.origins
+        if origins is not None and move is not None:
+            origins = origins._replace(position=origins.position + move.to(origins.position.dtype))
+        return helix, origins, ok
+
+    def _origins(self, batch: Batch) -> EventOrigins | None:
+        """Start and prior of each event's origin: its first given vertex, else the beam line, hardly known."""
+        if self.vertex != "fitted":
+            return None
+        eye = torch.eye(3, dtype=batch.vertex.dtype, device=batch.vertex.device)
+        covariance = (eye * _UNKNOWN_ORIGIN**2).expand(batch.n_events, 3, 3).clone()
+        prior = batch.vertex.new_zeros(batch.n_events, 3)
+        rows = batch.has_vertex.nonzero().squeeze(-1).flip(0)
+        covariance[batch.event[rows]] = batch.vertex_cov[rows]
+        prior[batch.event[rows]] = batch.vertex[rows]
+        return EventOrigins(prior.clone(), prior, torch.linalg.inv(covariance), batch.event)
+
+    def _vertex_whitening(self, helix: Helix, batch: Batch) -> Whitening | None:
+        if self.vertex == "absent":
+            return None
+        counts = (batch.has_vertex | (self.vertex == "fitted") & batch.outward)[:, None].expand(-1, 2)
+        if self.vertex == "fitted":
+            return Whitening.independent(torch.full_like(batch.vertex[:, :2], _ORIGIN_SPREAD**2), counts)
+        across = torch.stack(hx.frame(hx.tangent(helix, hx.path_to_axis(helix, batch.vertex))), -2)
+        covariance = across @ batch.vertex_cov @ across.transpose(-1, -2)
+        if self.noise.kind == "full":
+            return Whitening.correlated(covariance, counts)
+        return Whitening.independent(covariance.diagonal(dim1=-2, dim2=-1), counts)
+
+    def _vertex_plane(self, fit: Fit, batch: Batch) -> Plane:
+        target = batch.vertex if fit.origins is None else fit.origins.position[batch.event]
+        t = hx.tangent(fit.helix, hx.path_to_axis(fit.helix, target))
+        return Plane(target[:, None], *(axis[:, None] for axis in (*hx.frame(t), t)))
+
+    def _vertex_rows(self, fit: Fit, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        assert fit.vertex_whitening is not None
+        plane = self._vertex_plane(fit, batch)
+        residual, s = residuals(fit.helix, plane)
+        change = derivatives(fit.helix, plane, s, self.n_parameters).squeeze(1)
+        towards = -torch.stack([plane.u.squeeze(1), plane.v.squeeze(1)], -2)
+        rows = residual.squeeze(1), change, towards
+        r, j, a = (fit.vertex_whitening(row).to(self.dtype) for row in rows)
+        return r, j, a
+
+    def _vertex_chi2(self, fit: Fit, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """χ² of the vertex rows (tracks,), and of the origins' priors with their degrees of freedom (events,)."""
+        zero = batch.vertex.new_zeros(batch.n_events)
+        if fit.vertex_whitening is None:
+            return batch.vertex.new_zeros(batch.n_tracks), zero, zero
+        residual, _ = residuals(fit.helix, self._vertex_plane(fit, batch))
+        vertex = fit.vertex_whitening(residual.squeeze(1)).square().sum(-1)
+        if fit.origins is None:
+            return vertex, zero, zero
+        pull = fit.origins.position - fit.origins.prior
+        origin = (pull[:, None] @ fit.origins.weight @ pull[..., None]).flatten()
+        measured = zero.index_add(0, batch.event, batch.has_vertex.to(zero)) > 0
+        return vertex, torch.where(measured, origin, 0.0), torch.where(measured, 0.0, -3.0).to(zero)

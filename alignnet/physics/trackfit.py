@@ -1,0 +1,114 @@
+"""Track states from hits by Gauss–Newton, batched, and with them the events' common origins.
+
+A residual is predicted minus measured in the sensor's plane, r = (u, v) components of x(s*) − x_measured with s*
+where the track crosses the plane. At fixed planes
+
+    dr/dδ = (u, v) · [ ∂x/∂δ − t (n·∂x/∂δ)/(n·t) ]
+
+by the implicit-function theorem. Each step solves the normal equations of the whitened residuals; where events'
+origins v are fitted too, the vertex rows also depend on v and the tracks of an event are coupled through it. Tracks
+are eliminated first (A⊥ = A − J (JᵀJ)⁻¹ Jᵀ A, the 3×3 system of v remains), so the answer is that of the joint fit
+(Billoir, NIM 225 (1984) 352).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from alignnet.geometry.plane import Plane
+from alignnet.physics import helix as hx
+from alignnet.physics.helix import Helix
+from alignnet.physics.whitening import Whitening
+
+
+def residuals(helix: Helix, planes: Plane) -> tuple[Tensor, Tensor]:
+    """Predicted minus measured (tracks, hits, 2) [cm], and the path lengths (tracks, hits) [cm].
+
+    `helix` has the batch shape (tracks,), `planes` (tracks, hits). Differentiable in the planes and the helix.
+    """
+    states = hx.expand(helix)
+    s = hx.path_to_plane(states, planes.origin, planes.normal)
+    return planes.components(hx.point(states, s) - planes.origin), s
+
+
+def derivatives(helix: Helix, planes: Plane, s: Tensor, n_parameters: int) -> Tensor:
+    """dr/dδ (tracks, hits, 2, n_parameters) at the path lengths `s` (tracks, hits)."""
+    change = hx.state_derivative(helix, s, n_parameters)
+    t = hx.tangent(hx.expand(helix), s)
+    slope = planes.components(t) / (t * planes.normal).sum(-1, keepdim=True)
+    along = (planes.normal[..., None] * change).sum(-2)
+    u, v = ((axis[..., None] * change).sum(-2) for axis in (planes.u, planes.v))
+    return torch.stack([u - slope[..., 0:1] * along, v - slope[..., 1:2] * along], -2)
+
+
+class EventOrigins(NamedTuple):
+    """Origins of the events that are fitted with their tracks, and what was known of them before."""
+
+    position: Tensor  # (events, 3) [cm]
+    prior: Tensor  # (events, 3) [cm]
+    weight: Tensor  # inverse covariance of the prior (events, 3, 3) [1/cm²]
+    event: Tensor  # event of each track (tracks,)
+
+
+class NormalEquations(NamedTuple):
+    """Whitened residuals with their local parameters projected out."""
+
+    residual: Tensor  # whitened (tracks, rows)
+    jacobian: Tensor  # whitened (tracks, rows, parameters)
+    solve_residual: Tensor  # (JᵀJ)⁻¹ Jᵀ r, (tracks, parameters)
+    ok: Tensor  # where the hits determine the track (tracks,)
+
+
+def solve(residual: Tensor, jacobian: Tensor) -> NormalEquations:
+    """Least squares of each track; columns are scaled to unit length before the Cholesky factorisation."""
+    scale = jacobian.square().sum(-2).sqrt().clamp_min(1e-30)
+    scaled = jacobian / scale[:, None]
+    normal = scaled.transpose(-1, -2) @ scaled
+    factor, info = torch.linalg.cholesky_ex(normal)
+    ok = (info == 0) & (factor.diagonal(dim1=-2, dim2=-1).amin(-1) > 1e-7)
+    eye = torch.eye(normal.shape[-1], dtype=normal.dtype, device=normal.device)
+    factor = torch.where(ok[:, None, None], factor, eye)
+    right = (scaled.transpose(-1, -2) @ residual[..., None]) * ok[:, None, None]
+    return NormalEquations(residual, jacobian, torch.cholesky_solve(right, factor).squeeze(-1) / scale, ok)
+
+
+def step(
+    whitened: Tensor, jacobian: Tensor, origins: EventOrigins | None, towards_origin: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """One Gauss–Newton step.
+
+    Args:
+        whitened: residuals (tracks, rows).
+        jacobian: d whitened / d δ (tracks, rows, parameters).
+        origins: the events' origins where they are fitted.
+        towards_origin: d whitened / d origin (tracks, rows, 3), with `origins`.
+
+    Returns:
+        δ (tracks, parameters), the origins' move (events, 3) or None, and where a track is determined (tracks,).
+    """
+    tracks = solve(whitened, jacobian)
+    if origins is None or towards_origin is None:
+        return -tracks.solve_residual, None, tracks.ok
+    response = torch.stack([solve(column, jacobian).solve_residual for column in towards_origin.unbind(-1)], -1)
+    projected = towards_origin - jacobian @ response
+    left = whitened - (jacobian @ tracks.solve_residual[..., None]).squeeze(-1)
+    move = -origin_solve(projected, left, origins)
+    change = (response @ move[origins.event][..., None]).squeeze(-1)
+    return -(tracks.solve_residual + change), move, tracks.ok
+
+
+def origin_solve(projected: Tensor, left: Tensor, origins: EventOrigins) -> Tensor:
+    """S⁻¹ g of each event (events, 3), S = Σ A⊥ᵀA⊥ + W, g = Σ A⊥ᵀ r⊥ + W (v − v₀)."""
+    weight = projected.transpose(-1, -2) @ projected
+    force = (projected.transpose(-1, -2) @ left[..., None]).squeeze(-1)
+    pull = (origins.weight @ (origins.position - origins.prior)[..., None]).squeeze(-1)
+    matrix = origins.weight.index_add(0, origins.event, weight)
+    return torch.linalg.solve(matrix, pull.index_add(0, origins.event, force))
+
+
+def whiten_rows(rows: Tensor, whitening: Whitening) -> Tensor:
+    """(tracks, hits, 2[, columns]) → whitened (tracks, 2·hits[, columns])."""
+    return whitening(rows.flatten(1, 2))

@@ -1,0 +1,51 @@
+"""Rigid motions of the volumes of a hierarchy level, as displacements of the sensors on them.
+
+A volume that moves by t and turns by w about its centre c (the mean of its sensors' origins) moves the sensor at T
+by t + w × (T − c) and turns it by w; in the sensor's own frame both are multiplied by Rᵀ.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from alignnet.geometry import rigid
+from alignnet.geometry.detector import Detector
+from alignnet.sensors.sensor import SensorLayer
+
+
+def volume_motions(detector: Detector, level: str) -> tuple[Tensor, Tensor]:
+    """Local sixes of each sensor for the six unit motions of its volume, to first order.
+
+    Args:
+        level: a level of the detector's hierarchy (`Detector.levels`).
+
+    Returns:
+        (sensors, 6, 6), the last dimension the motions (translations along global x, y, z; rotations about them),
+        and each sensor's volume (sensors,), −1 where it has none.
+    """
+    group, names = detector.groups(level)
+    inside = group >= 0
+    index = group.clamp_min(0)
+    count = torch.zeros(len(names), dtype=torch.float64).index_add_(0, index, inside.double())
+    weighted = detector.translation * inside[:, None]
+    centre = torch.zeros(len(names), 3, dtype=torch.float64).index_add_(0, index, weighted) / count[:, None]
+    arm = detector.translation - centre[index]
+    turn = torch.eye(3, dtype=torch.float64).expand(len(detector), 3, 3)
+    shift = torch.cat([turn, -rigid.skew(arm)], -1)
+    rotation = torch.cat([torch.zeros_like(turn), turn], -1)
+    back = detector.rotation.transpose(-1, -2)
+    order = torch.tensor(rigid.LOCAL_TO_XYZ)
+    local = torch.cat([(back @ part).index_select(-2, order) for part in (shift, rotation)], -2)
+    return local * inside[:, None, None], group
+
+
+def theta_motions(sensors: SensorLayer, motions: Tensor) -> Tensor:
+    """The same motions (sensors, 6, motions) in the sensors' own degrees of freedom (sensors, dof, motions)."""
+
+    def theta(local: Tensor, *frame: Tensor) -> Tensor:
+        return sensors.parametrisation.theta(local, type(sensors.frame)(*frame))
+
+    at_zero = motions.new_zeros(len(motions), 6)
+    jacobian: Tensor = torch.vmap(torch.func.jacrev(theta))(at_zero, *sensors.frame)
+    return jacobian @ motions

@@ -1,0 +1,130 @@
+"""H and g of the whole alignment in the degrees of freedom Θ, summed over tracks and ranks.
+
+H·v is two sparse products with the hits' derivatives A (two rows a hit, the dof of its sensor in each) around a small
+dense product a track: AᵀMA v, with M the tracks' metrics. Memory traffic of A and M bounds it.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from alignnet.sensors.sensor import SensorLayer
+from alignnet.solvers.linearised import Block, merged
+
+
+class Problem:
+    """The quadratic ½ δᵀHδ + gᵀδ of a linearised alignment.
+
+    Args:
+        sensors: gives ∂Φ/∂Θ at the point of linearisation, and which degrees of freedom are free.
+        blocks: this rank's tracks.
+        dtype: of vectors.
+    """
+
+    def __init__(self, sensors: SensorLayer, blocks: list[Block], dtype: torch.dtype = torch.float64) -> None:
+        self.blocks, self.dtype = merged(blocks), dtype
+        self.jacobian = sensors.parametrisation.jacobian(sensors.theta, sensors.frame)
+        self.free = sensors.free.to(dtype)
+        self.jacobian = self.jacobian * self.free[:, None]
+        self._rows = [block.metric.shape[0] * block.metric.shape[1] for block in self.blocks]
+        self._derivative, self._transposed = self._sparse()
+
+    def __len__(self) -> int:
+        return len(self.jacobian)
+
+    def gradient(self) -> Tensor:
+        """g (sensors, dof)."""
+        return self._collected([block.force for block in self.blocks])
+
+    def noise(self) -> Tensor:
+        """A gradient drawn from N(0, H), what pure noise pulls with; H⁻¹ times it is a draw of the answer's errors."""
+        return self._collected([block.noise for block in self.blocks])
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """H times a vector (sensors, dof)."""
+        if not self.blocks:
+            return all_reduced(torch.zeros_like(vector))
+        flat = vector.flatten().to(self._derivative.dtype)
+        rows = torch.mv(self._derivative, flat).split(self._rows)
+        rows = [row.view(block.metric.shape[:2]) for row, block in zip(rows, self.blocks, strict=True)]
+        return self._collected(self._weighted(rows))
+
+    def diagonal_blocks(self, reduce: bool = True) -> Tensor:
+        """The (dof, dof) blocks of H, one a sensor; fixed degrees of freedom have a 1 on the diagonal.
+
+        Args:
+            reduce: sum over ranks.
+        """
+        n = self.jacobian.shape[-1]
+        total = self.free.new_zeros(len(self), n, n)
+        for block in self.blocks:
+            derivative = block.derivative(self.jacobian)
+            own = derivative.transpose(-1, -2) @ block.own_metric() @ derivative
+            total.index_add_(0, block.sensor.flatten(), own.flatten(0, 1).to(self.dtype))
+        return (all_reduced(total) if reduce else total) + torch.diag_embed(1 - self.free)
+
+    def hits(self) -> Tensor:
+        """Number of hits with weight of each sensor (sensors,)."""
+        total = torch.zeros(len(self), dtype=torch.float64)
+        for block in self.blocks:
+            used = (block.own_metric().diagonal(dim1=-2, dim2=-1).sum(-1) > 0).to(total)
+            total.index_add_(0, block.sensor.flatten(), used.flatten())
+        return all_reduced(total)
+
+    def _weighted(self, rows: list[Tensor]) -> list[Tensor]:
+        """M times rows, the events' origins projected out."""
+        out = [(block.metric @ row[..., None]).squeeze(-1) for block, row in zip(self.blocks, rows, strict=True)]
+        inverse = self.blocks[0].origin_inverse
+        if not len(inverse):
+            return out
+        pull = inverse.new_zeros(len(inverse), 3)
+        for block, row in zip(self.blocks, rows, strict=True):
+            pull.index_add_(0, block.event, (block.towards_origin * row[..., None]).sum(1))
+        move = (inverse @ pull[..., None]).squeeze(-1)
+        return [
+            row - (block.towards_origin @ move[block.event][..., None]).squeeze(-1)
+            for row, block in zip(out, self.blocks, strict=True)
+        ]
+
+    def _collected(self, rows: list[Tensor]) -> Tensor:
+        """Aᵀ times rows, over all ranks (sensors, dof)."""
+        if not rows:
+            return all_reduced(torch.zeros_like(self.free))
+        flat = torch.cat([row.flatten() for row in rows])
+        return all_reduced(torch.mv(self._transposed, flat).to(self.dtype).view_as(self.free))
+
+    def _sparse(self) -> tuple[Tensor, Tensor]:
+        """A and Aᵀ in compressed rows; every row of A has one sensor's dof."""
+        n_dof = self.jacobian.shape[-1]
+        if not self.blocks:
+            empty = torch.zeros(0, len(self) * n_dof, dtype=self.dtype)
+            return empty, empty.T
+        values = torch.cat([block.derivative(self.jacobian).flatten() for block in self.blocks])
+        sensor = torch.cat([block.sensor.repeat_interleave(2, 1).flatten() for block in self.blocks])
+        column = (sensor[:, None] * n_dof + torch.arange(n_dof)).flatten()
+        n_rows = len(sensor)
+        start = torch.arange(n_rows + 1) * n_dof
+        a = _csr(start, column, values, (n_rows, len(self) * n_dof))
+        order = torch.argsort(column, stable=True)
+        count = torch.bincount(column, minlength=len(self) * n_dof)
+        start = torch.cat([count.new_zeros(1), count.cumsum(0)])
+        row = torch.arange(n_rows).repeat_interleave(n_dof)[order]
+        return a, _csr(start, row, values[order], (len(self) * n_dof, n_rows))
+
+
+def _csr(start: Tensor, column: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
+    """A matrix in compressed rows; torch's note that this layout is in beta is left out."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+        return torch.sparse_csr_tensor(start.int(), column.int(), values, size, check_invariants=False)
+
+
+def all_reduced(tensor: Tensor) -> Tensor:
+    """The sum over ranks where there are several, else the tensor itself."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor

@@ -1,0 +1,177 @@
+"""Volumes above the sensors: what they add to the unknowns, their priors, and a preconditioner that knows them.
+
+The displacement of the sensors is written with more unknowns than it needs,
+
+    δ = δ_sensor + Σ_levels Z_l x_l,
+
+Z_l the rigid motions of the volumes of a level (half-barrels, staves, modules …). Each level may have a Gaussian
+prior of its own: a chip against its module, a stave against its half-barrel, as a mechanical drawing states
+tolerances. (A prior on every sensor against the drawing would pin their collective motion √N times tighter.)
+Without priors the extra unknowns change no answer; they are a coarse space. Slow modes of an alignment are
+collective, and conjugate gradients preconditioned by each level's own matrix Z_lᵀHZ_l find them in few iterations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alignnet.geometry.detector import Detector
+from alignnet.sensors.hierarchy import theta_motions, volume_motions
+from alignnet.sensors.sensor import SensorLayer
+from alignnet.solvers.hessian import Problem, all_reduced
+from alignnet.solvers.linearised import Block
+from alignnet.solvers.pcg import BlockJacobi
+
+_CHUNK = 1024  # tracks whose small matrices are in memory at a time
+_DENSE = 400  # a level of at most this many volumes gets a dense matrix, a larger one a block for each volume
+
+
+@dataclass(frozen=True)
+class Level:
+    """The volumes of one level as unknowns."""
+
+    name: str
+    basis: Tensor  # motions of each sensor (sensors, dof, motions)
+    group: Tensor  # volume of each sensor (sensors,), clamped to 0 where it has none (its basis is 0 there)
+    n_groups: int
+    weight: Tensor  # 1/σ² of each motion's prior (motions,), 0 for none
+
+    def restrict(self, vector: Tensor) -> Tensor:
+        """Zᵀ: (sensors, dof) → (groups, motions)."""
+        part = (self.basis.transpose(-1, -2) @ vector[..., None]).squeeze(-1)
+        return part.new_zeros(self.n_groups, part.shape[-1]).index_add_(0, self.group, part)
+
+    def prolong(self, coarse: Tensor) -> Tensor:
+        """Z: (groups, motions) → (sensors, dof)."""
+        return (self.basis @ coarse.index_select(0, self.group)[..., None]).squeeze(-1)
+
+
+def level(detector: Detector, sensors: SensorLayer, name: str, sigma: tuple[float, float] | None) -> Level:
+    """A hierarchy level with the prior σ of its volumes' translations [cm] and rotations [rad], or none."""
+    motions, group = volume_motions(detector, name)
+    basis = theta_motions(sensors, motions) * sensors.free[..., None]
+    return Level(name, basis, group.clamp_min(0), int(group.max()) + 1, prior_weight(sigma))
+
+
+def prior_weight(sigma: tuple[float, float] | None) -> Tensor:
+    """1/σ² of three translations and three rotations, shape (6,)."""
+    if sigma is None:
+        return torch.zeros(6, dtype=torch.float64)
+    return torch.tensor([sigma[0]] * 3 + [sigma[1]] * 3, dtype=torch.float64).pow(-2)
+
+
+class Hierarchical:
+    """H in the unknowns (δ_sensor, x_l …), packed into one vector, with priors and a preconditioner.
+
+    Args:
+        problem: H and g of the sensors.
+        levels: volumes above them.
+        sensor_weight: 1/σ² of the sensors' own priors (dof,) or (sensors, dof); 0 for none.
+        moves: sensors with unknowns of their own (sensors,); the others only follow their volumes.
+    """
+
+    def __init__(self, problem: Problem, levels: list[Level], sensor_weight: Tensor, moves: Tensor) -> None:
+        self.problem, self.levels = problem, levels
+        self.own = problem.free * moves[:, None]
+        self.weight = torch.cat(
+            [(sensor_weight.expand_as(self.own) * self.own).flatten()]
+            + [level.weight.expand(level.n_groups, -1).flatten() for level in levels]
+        )
+        self._sizes = [self.own.numel(), *(level.n_groups * level.weight.numel() for level in levels)]
+
+    def __len__(self) -> int:
+        return sum(self._sizes)
+
+    def expand(self, x: Tensor) -> Tensor:
+        """The sensors' displacement (sensors, dof) of packed unknowns."""
+        first, *rest = x.split(self._sizes)
+        total = first.view_as(self.own) * self.own
+        for part, level in zip(rest, self.levels, strict=True):
+            total = total + level.prolong(part.view(level.n_groups, -1))
+        return total
+
+    def collect(self, force: Tensor) -> Tensor:
+        """Transpose of `expand`."""
+        return torch.cat([(force * self.own).flatten(), *(level.restrict(force).flatten() for level in self.levels)])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """H with priors times packed unknowns."""
+        return self.collect(self.problem(self.expand(x))) + self.weight * x
+
+    def noise(self, seed: int = 0) -> Tensor:
+        """A right-hand side drawn from N(0, H + priors): the answer to it is a draw of the answer's errors."""
+        generator = torch.Generator().manual_seed(seed)
+        draw = torch.randn(len(self), generator=generator, dtype=self.weight.dtype)
+        return self.collect(self.problem.noise()) + self.weight.sqrt() * draw
+
+    def preconditioner(self) -> Preconditioner:
+        """Each level's own matrix, inverted."""
+        return Preconditioner(self)
+
+
+class Preconditioner:
+    """The inverse of H's diagonal blocks: sensors' 6×6, and each level's matrix (dense, or a block a volume)."""
+
+    def __init__(self, hierarchy: Hierarchical) -> None:
+        self.hierarchy = hierarchy
+        blocks = hierarchy.problem.diagonal_blocks()
+        first, *rest = hierarchy.weight.split(hierarchy._sizes)
+        own = hierarchy.own
+        local = blocks * own[:, :, None] * own[:, None, :] + torch.diag_embed(first.view_as(own) + (1 - own))
+        self.sensors = BlockJacobi(local)
+        self.levels = [_level_inverse(hierarchy.problem, level, blocks) for level in hierarchy.levels]
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """The preconditioner times packed unknowns."""
+        h = self.hierarchy
+        first, *rest = vector.split(h._sizes)
+        parts = [(self.sensors(first.view_as(h.own)) * h.own).flatten()]
+        for part, level, inverse in zip(rest, h.levels, self.levels, strict=True):
+            if isinstance(inverse, BlockJacobi):
+                parts.append(inverse(part.view(level.n_groups, -1)).flatten())
+            else:
+                parts.append(inverse @ part)
+        return torch.cat(parts)
+
+
+def _level_inverse(problem: Problem, level: Level, blocks: Tensor) -> BlockJacobi | Tensor:
+    if level.n_groups > _DENSE:
+        own = level.basis.transpose(-1, -2) @ blocks @ level.basis
+        sums = own.new_zeros(level.n_groups, *own.shape[1:]).index_add_(0, level.group, own)
+        return BlockJacobi(sums + torch.diag(level.weight))
+    matrix = level_matrix(problem, level)
+    scale = matrix.diagonal().clamp_min(1e-30).rsqrt()
+    values, vectors = torch.linalg.eigh(matrix * scale[:, None] * scale)
+    keep = values > 1e-9 * values.max()
+    scaled = vectors[:, keep] * scale[:, None]
+    return (scaled / values[keep]) @ scaled.T
+
+
+def level_matrix(problem: Problem, level: Level) -> Tensor:
+    """ZᵀHZ with the prior (groups·motions, groups·motions), assembled from each track's own small matrix.
+
+    A track sees few volumes: the response of its rows to the motions of the volumes it hits is (2·hits,
+    hits·motions), and its metric turns that into one small dense matrix, scattered by volume. The coupling of tracks
+    through a fitted origin is left out: this matrix only preconditions.
+    """
+    n = level.n_groups * level.basis.shape[-1]
+    motions = problem.jacobian @ level.basis
+    total = torch.zeros(n * n, dtype=problem.dtype)
+    for block in problem.blocks:
+        for rows in torch.arange(len(block.sensor)).split(_CHUNK):
+            _add_tracks(total, n, block.take(rows, block.n_hits), motions, level.group)
+    return all_reduced(total).view(n, n) + torch.diag(level.weight.repeat(level.n_groups))
+
+
+def _add_tracks(total: Tensor, n: int, block: Block, motions: Tensor, group: Tensor) -> None:
+    rows = block.derivative(motions)  # (tracks, hits, 2, motions)
+    t, hits, _, m = rows.shape
+    own = torch.zeros(t, hits, 2, hits, m, dtype=rows.dtype)
+    own.diagonal(dim1=1, dim2=3).copy_(rows.permute(0, 2, 3, 1))
+    wide = own.view(t, 2 * hits, hits * m)
+    small = wide.transpose(-1, -2) @ block.metric @ wide
+    index = (group[block.sensor][..., None] * m + torch.arange(m)).flatten(1)
+    total.index_add_(0, (index[:, :, None] * n + index[:, None]).flatten(), small.to(total.dtype).flatten())

@@ -1,0 +1,185 @@
+"""The alignment problem at a point Θ: residuals linear in the sensors' displacements, tracks projected out.
+
+With whitened residuals r, local derivatives J and P = 1 − J (JᵀJ)⁻¹ Jᵀ, the objective ½ Σ c_t χ²_t (c the robust
+weights, 1 without them: the likelihood's weighting, whatever the loss's normalisation over events) has
+
+    gradient g = Σ c_t J_θᵀ P r,      Gauss–Newton matrix H = Σ c_t J_θᵀ P J_θ,
+
+Millepede's reduced matrix, applied to vectors without ever being formed. A sensor that moves by Φ → Φ + (δW, δb)
+moves the measured point and the plane by (δu, δv, δw) = δW s̃ + δb at the hit; with the track's slopes t_u/t_n and
+t_v/t_n in the sensor's frame, its residual changes by
+
+    δr_u = −δu + (t_u/t_n) δw,   δr_v = −δv + (t_v/t_n) δw
+
+with s̃ at the *predicted* position, where this is exact for rigid motions. So a hit needs four numbers (two slopes, two
+coordinates), and ∂Φ/∂Θ is applied once for each sensor. Where events' origins are fitted, they are projected out too.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from alignnet.data.batch import Batch
+from alignnet.geometry.plane import Plane
+from alignnet.loss.chi2 import Fit, HelixChi2
+from alignnet.physics import helix as hx
+from alignnet.physics.trackfit import residuals, solve
+from alignnet.sensors.sensor import SensorLayer
+
+
+class Block(NamedTuple):
+    """Linearised tracks; dimensions (tracks), (hits), rows (u₁, v₁, u₂, …)."""
+
+    sensor: Tensor  # (tracks, hits)
+    is_hit: Tensor  # (tracks, hits)
+    slope: Tensor  # t_u/t_n and t_v/t_n (tracks, hits, 2)
+    arm: Tensor  # (s̃₁, s̃₂, 1) of the predicted position (tracks, hits, 3)
+    force: Tensor  # c V⁻¹P r of the rows (tracks, 2·hits)
+    noise: Tensor  # the same for residuals of pure noise, a draw whose gradient is N(0, H); (tracks, 2·hits)
+    metric: Tensor  # c V⁻¹P of the rows (tracks, 2·hits, 2·hits)
+    event: Tensor  # (tracks,)
+    towards_origin: Tensor  # how the rows follow the event's origin (tracks, 2·hits, 3), or (tracks, 0, 3)
+    origin_inverse: Tensor  # S⁻¹ of each event (events, 3, 3), or (0, 3, 3)
+
+    @property
+    def n_hits(self) -> int:
+        """Hits of each track."""
+        return self.sensor.shape[1]
+
+    def derivative(self, jacobian: Tensor) -> Tensor:
+        """Change of each hit's two rows by its own sensor's Θ, (tracks, hits, 2, dof).
+
+        Args:
+            jacobian: ∂Φ/∂Θ of the sensors (sensors, 9, dof).
+        """
+        own = jacobian.to(self.arm.dtype).index_select(0, self.sensor.flatten()).unflatten(0, self.sensor.shape)
+        s1, s2 = self.arm[..., 0, None], self.arm[..., 1, None]
+        move = [own[..., 2 * k, :] * s1 + own[..., 2 * k + 1, :] * s2 + own[..., 6 + k, :] for k in range(3)]
+        return torch.stack([self.slope[..., k, None] * move[2] - move[k] for k in range(2)], 2)
+
+    def own_metric(self) -> Tensor:
+        """The 2×2 block of the metric that belongs to each hit (tracks, hits, 2, 2)."""
+        n = self.n_hits
+        return self.metric.unflatten(2, (n, 2)).unflatten(1, (n, 2)).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
+
+    def take(self, rows: Tensor, n_hits: int) -> Block:
+        """Some tracks, with their first `n_hits` hits."""
+        n = 2 * n_hits
+        origin = self.towards_origin[rows, :n]
+        return Block(
+            *(field[rows, :n_hits] for field in self[:4]),
+            self.force[rows, :n], self.noise[rows, :n], self.metric[rows, :n, :n],
+            self.event[rows], origin, self.origin_inverse,
+        )  # fmt: skip
+
+    def by_length(self) -> list[Block]:
+        """The same tracks in blocks without padding, one for each number of hits."""
+        count = self.is_hit.sum(-1)
+        return [self.take((count == n).nonzero().squeeze(-1), n) for n in count.unique().tolist() if n]
+
+
+def merged(blocks: list[Block]) -> list[Block]:
+    """Blocks of many batches joined into one block for each number of hits, events numbered through."""
+    shift = 0
+    parts: dict[int, list[Block]] = {}
+    for block in blocks:
+        for part in block.by_length():
+            parts.setdefault(part.n_hits, []).append(part._replace(event=part.event + shift))
+        shift += len(block.origin_inverse)
+    inverse = torch.cat([block.origin_inverse for block in blocks]) if blocks else torch.zeros(0, 3, 3)
+    return [
+        Block(*(torch.cat(fields) for fields in zip(*(b[:-1] for b in parts[n]), strict=True)), inverse)
+        for n in sorted(parts)
+    ]
+
+
+@torch.no_grad()
+def linearise(
+    loss: HelixChi2, sensors: SensorLayer, batch: Batch, dtype: torch.dtype = torch.float64, seed: int = 0
+) -> Block:
+    """The linearised problem of a batch at the sensors' Θ, from the same fit and weights as the loss.
+
+    Args:
+        dtype: of the stored numbers; positions and the fit are float64 whatever it is.
+        seed: of the pure-noise residuals.
+    """
+    planes = sensors.planes(batch.uv, batch.sensor)
+    fit = loss.fit(planes, batch)
+    return linearise_at(loss, sensors, planes, fit, batch, dtype, seed)
+
+
+@torch.no_grad()
+def linearise_at(
+    loss: HelixChi2,
+    sensors: SensorLayer,
+    planes: Plane,
+    fit: Fit,
+    batch: Batch,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> Block:
+    """The linearised problem at a given fit."""
+    scale = loss.at(planes, fit, batch).weight
+    r, j, a = loss.rows(planes, fit, batch)
+    projected = _projected_rows(fit, j)  # P L⁻¹, (tracks, rows, 2·hits)
+    metric = projected.transpose(-1, -2) @ projected * scale[:, None, None]
+    epsilon = _standard_normal(r, batch, seed) * scale.sqrt()[:, None]
+    force, noise = _forces(projected, r * scale[:, None]), _forces(projected, epsilon)
+    towards, inverse = metric.new_zeros(len(r), 0, 3), metric.new_zeros(0, 3, 3)
+    if fit.origins is not None and a is not None:
+        a = a - j @ torch.stack([solve(column, j).solve_residual for column in a.unbind(-1)], -1)
+        towards = projected.transpose(-1, -2) @ a * scale[:, None, None]
+        inverse, move = _origin_noise(a, epsilon, scale, fit, batch, seed)
+        noise = noise - (towards @ move[..., None]).squeeze(-1)
+    slope, arm = _levers(sensors, planes, fit, batch)
+    stored = (t.to(dtype) for t in (slope, arm, force, noise, metric))
+    return Block(batch.sensor, batch.is_hit, *stored, batch.event, towards.to(dtype), inverse.to(dtype))
+
+
+def _projected_rows(fit: Fit, jacobian: Tensor) -> Tensor:
+    """P L⁻¹ of the hits' rows (tracks, rows, 2·hits), the vertex rows, which no sensor moves, among the rows."""
+    n_rows = jacobian.shape[1] - (2 if fit.vertex_whitening is not None else 0)
+    eye = torch.eye(n_rows, dtype=jacobian.dtype, device=jacobian.device).expand(len(jacobian), -1, -1)
+    hits = fit.whitening.to(jacobian.dtype)(eye)
+    hits = torch.cat([hits, hits.new_zeros(len(hits), jacobian.shape[1] - n_rows, n_rows)], 1)
+    scale = jacobian.square().sum(-2, keepdim=True).sqrt().clamp_min(1e-30)
+    q, _ = torch.linalg.qr(jacobian / scale)
+    return hits - q @ (q.transpose(-1, -2) @ hits)
+
+
+def _forces(projected: Tensor, rows: Tensor) -> Tensor:
+    return (projected.transpose(-1, -2) @ rows[..., None]).squeeze(-1)
+
+
+def _standard_normal(like: Tensor, batch: Batch, seed: int) -> Tensor:
+    """Whitened pure noise; the draw depends on the seed and the first event, not on what ran before."""
+    first = int(batch.event_number[0]) if batch.n_events else 0
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + first) % 2**63)
+    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+
+
+def _origin_noise(
+    a: Tensor, epsilon: Tensor, scale: Tensor, fit: Fit, batch: Batch, seed: int
+) -> tuple[Tensor, Tensor]:
+    """S⁻¹ of each event (events, 3, 3), and how far pure noise moves each track's origin (tracks, 3)."""
+    assert fit.origins is not None
+    prior = fit.origins.weight.to(a.dtype)
+    matrix = prior.index_add(0, batch.event, a.transpose(-1, -2) @ a * scale[:, None, None])
+    draw = _standard_normal(fit.origins.position, batch, seed + 1).to(a.dtype)
+    pull = (torch.linalg.cholesky(prior) @ draw[..., None]).squeeze(-1)
+    pull = pull.index_add(0, batch.event, (a.transpose(-1, -2) @ epsilon[..., None]).squeeze(-1))
+    inverse = torch.linalg.inv(matrix)
+    return inverse, (inverse @ pull[..., None]).squeeze(-1)[batch.event]
+
+
+def _levers(sensors: SensorLayer, planes: Plane, fit: Fit, batch: Batch) -> tuple[Tensor, Tensor]:
+    residual, s = residuals(fit.helix, planes)
+    t = hx.tangent(hx.expand(fit.helix), s)
+    slope = planes.components(t) / (t * planes.normal).sum(-1, keepdim=True)
+    tilde = sensors.normalised(batch.uv + residual, batch.sensor)
+    arm = torch.cat([tilde, torch.ones_like(tilde[..., :1])], -1)
+    hit = batch.is_hit[..., None]
+    return torch.where(hit, slope, 0.0), torch.where(hit, arm, 0.0)

@@ -1,0 +1,151 @@
+"""What a run shows while it trains: TensorBoard scalars and figures, and checkpoints at the end of epochs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from alignnet.geometry.recovery import Recovery, difference
+from alignnet.training.figures import correction_figure, residual_figure
+from alignnet.training.module import AlignmentModule
+from alignnet.training.optim import GaussNewton
+from alignnet.units import UM
+
+log = logging.getLogger("alignnet.training")
+COORDINATES = ("u", "v", "w")
+
+
+class AlignmentMonitor(L.Callback):
+    """Scalars and figures of the alignment, for TensorBoard and for the history in metrics.json.
+
+    Args:
+        truth: the true local six (sensors, 6) of a simulation, or None.
+        figure_every: epochs between figures; 0 for none.
+    """
+
+    def __init__(self, truth: Tensor | None = None, figure_every: int = 5) -> None:
+        self.truth, self.figure_every = truth, figure_every
+        self.history: list[dict[str, float]] = []
+        self._last: Tensor | None = None
+        self._recovery: Recovery | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history, so that a resumed run continues it."""
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue a history."""
+        self.history = list(state_dict["history"])
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember where the sensors were."""
+        assert isinstance(pl_module, AlignmentModule)
+        self._last = pl_module.sensors.local()
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """The gradient's norm."""
+        assert isinstance(pl_module, AlignmentModule)
+        gradient = pl_module.sensors.theta.grad
+        if gradient is not None:
+            pl_module.log("train/gradient_norm", gradient.norm())
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Residuals per layer on validation events."""
+        assert isinstance(pl_module, AlignmentModule)
+        if trainer.sanity_checking:
+            return
+        mean, width = pl_module.layer_sums.mean_and_width()
+        for i, layer in enumerate(pl_module.layer_sums.layers):
+            for k, coordinate in enumerate("uv"):
+                pl_module.log(f"residual_mean_um/layer{layer}_{coordinate}", float(mean[i, k]) / UM)
+                pl_module.log(f"residual_width_um/layer{layer}_{coordinate}", float(width[i, k]) / UM)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Step size, remaining misalignment, Gauss–Newton's report, figures, history."""
+        assert isinstance(pl_module, AlignmentModule) and self._last is not None
+        local = pl_module.sensors.local()
+        step = (local - self._last)[:, :3].square().mean().sqrt()
+        pl_module.log("train/step_um", float(step) / UM, prog_bar=True)
+        self._log_gauss_newton(pl_module)
+        if self.truth is not None:
+            self._log_remaining(pl_module, local)
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        self.history.append({"epoch": float(trainer.current_epoch), **metrics})
+        if self.figure_every and trainer.current_epoch % self.figure_every == 0 and trainer.is_global_zero:
+            self._add_figures(trainer, pl_module, local)
+
+    def _log_gauss_newton(self, module: AlignmentModule) -> None:
+        optimizer = module.optimizer
+        if not isinstance(optimizer, GaussNewton) or optimizer.report is None:
+            return
+        report, solution = optimizer.report, optimizer.report.solution
+        module.log("train/gradient_norm", report.gradient)
+        module.log("solver/iterations", float(solution.iterations))
+        module.log("solver/residual", solution.residual)
+        module.log("solver/expected_chi2_drop", report.expected_drop)
+        if not solution.converged:
+            log.info(
+                "conjugate gradients stopped after %d iterations at a residual of %.1e (tolerance %.1e)",
+                solution.iterations, solution.residual, optimizer.tolerance,
+            )  # fmt: skip
+
+    def _log_remaining(self, module: AlignmentModule, local: Tensor) -> None:
+        assert self.truth is not None
+        if self._recovery is None:
+            every = torch.ones(len(module.detector), dtype=torch.bool)
+            self._recovery = Recovery(module.detector, every)
+        left = self._recovery.per_layer(difference(local, self.truth, module.detector))
+        for layer, values in left.items():
+            for coordinate, value in zip(COORDINATES, values, strict=True):
+                module.log(f"remaining_um/layer{layer}_{coordinate}", value / UM)
+
+    def _add_figures(self, trainer: L.Trainer, module: AlignmentModule, local: Tensor) -> None:
+        if isinstance(trainer.logger, TensorBoardLogger):
+            board, epoch = trainer.logger.experiment, trainer.current_epoch
+            board.add_figure("corrections", correction_figure(module.detector, local), epoch)
+            board.add_figure("residuals", residual_figure(module.layer_sums), epoch)
+
+
+class Checkpoints(ModelCheckpoint):
+    """`last.ckpt` after every epoch and `best.ckpt` by the validation χ²/ndf (the training one without validation).
+
+    Args:
+        folder: where they go.
+        monitor: what best means.
+    """
+
+    def __init__(self, folder: str | Path, monitor: str = "val/chi2_per_ndf") -> None:
+        super().__init__(
+            dirpath=str(folder),
+            filename="best",
+            monitor=monitor,
+            mode="min",
+            save_top_k=1,
+            save_last=True,
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+            auto_insert_metric_name=False,
+        )
+
+
+class ProgressLine(L.Callback):
+    """One line an epoch in the log: χ²/ndf of training and validation, and the step."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say how far it is."""
+        m = trainer.callback_metrics
+        parts = [f"{k.split('/')[0]} χ²/ndf {float(m[k]):.4g}" for k in ("train/chi2_per_ndf", "val/chi2_per_ndf") if k in m]
+        step = f", step {float(m['train/step_um']):.3g} µm" if "train/step_um" in m else ""
+        if trainer.is_global_zero:
+            log.info("epoch %d: %s%s", trainer.current_epoch, ", ".join(parts), step)
+
+

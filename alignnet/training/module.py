@@ -1,0 +1,215 @@
+"""The LightningModule of an alignment. It holds no physics: `HelixChi2` gives the cost, an optimiser moves Θ.
+
+Ranks work on shares of common batches. DDP averages gradients, so each rank returns its share of the sum times the
+number of ranks over the joint denominator: what N ranks do is what one process does with the joint batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from alignnet.data.batch import Batch
+from alignnet.data.datamodule import to_device
+from alignnet.errors import CheckpointError, ConvergenceError
+from alignnet.geometry.detector import Detector
+from alignnet.loss.chi2 import Chi2, HelixChi2
+from alignnet.loss.residuals import LayerSums
+from alignnet.sensors.sensor import SensorLayer
+from alignnet.solvers.hessian import Problem, all_reduced
+from alignnet.solvers.linearised import linearise, linearise_at
+from alignnet.training.optim import GaussNewton, PreconditionedSGD
+
+_CURVATURE_SAMPLE = 20_000  # tracks with which the largest eigenvalue is measured
+
+
+class AlignmentModule(L.LightningModule):
+    """Moves sensors until tracks pass through their hits.
+
+    Args:
+        sensors: the model; its `theta` is the one parameter.
+        loss: the cost.
+        optimizer: makes the optimiser of given parameters.
+        detector: nominal places; what a checkpoint must agree with.
+        local_training: the ranks' gradients are not averaged (their Θ are, by `PartitionAveraging`).
+    """
+
+    def __init__(
+        self,
+        sensors: SensorLayer,
+        loss: HelixChi2,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        detector: Detector,
+        local_training: bool = False,
+    ) -> None:
+        super().__init__()
+        self.sensors, self.loss = sensors, loss
+        self.make_optimizer, self.detector, self.local_training = optimizer, detector, local_training
+        self.sums: dict[str, Tensor] = {}
+        self.layer_sums = LayerSums(detector.layer)
+        self.seed = 0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The configured optimiser; Gauss–Newton switches to manual optimisation, one step an epoch."""
+        optimizer = self.make_optimizer([self.sensors.theta])
+        if isinstance(optimizer, GaussNewton):
+            optimizer.attach(self.detector, self.sensors)
+            self.automatic_optimization = False
+        return optimizer
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimiser itself, without Lightning's wrapper."""
+        optimizer: torch.optim.Optimizer = self.trainer.optimizers[0]
+        return optimizer
+
+    def on_train_epoch_start(self) -> None:
+        """Choose the epoch's order; measure the curvature where the optimiser asks for it."""
+        sampler = getattr(self.trainer.train_dataloader, "batch_sampler", None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(self.current_epoch)
+        self.sums = {}
+        if isinstance(self.optimizer, PreconditionedSGD) and self.optimizer.needs_curvature(self.current_epoch):
+            self._measure_curvature(self.optimizer)
+
+    def training_step(self, batch: Batch, index: int) -> Tensor | None:
+        """The share of the cost of this rank's part of a batch; with Gauss–Newton, tracks for the epoch's step."""
+        if isinstance(self.optimizer, GaussNewton):
+            self._linearise(batch, self.optimizer)
+            if self.trainer.is_last_batch:
+                self._step()
+            return None
+        chi2 = self.loss(self.sensors, batch)
+        self._check(chi2)
+        self._count("train", chi2)
+        total, count = chi2.sums(self.loss.normalisation)
+        if self.local_training:
+            return total / count.clamp_min(1)
+        joint = all_reduced(count.detach().clone())
+        return total * self.trainer.world_size / joint.clamp_min(1)
+
+    def on_train_epoch_end(self) -> None:
+        """The epoch's means."""
+        self._log("train")
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the sums of this pass."""
+        self.sums = {k: v for k, v in self.sums.items() if not k.startswith("val")}
+        self.layer_sums = LayerSums(self.detector.layer)
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """χ² and residuals of events that are not trained on."""
+        chi2 = self.loss(self.sensors, batch)
+        self._check(chi2)
+        self._count("val", chi2)
+        keep = batch.is_hit & (chi2.weight > 0)[:, None]
+        self.layer_sums.add(chi2.residual, batch.sensor, keep)
+
+    def on_validation_epoch_end(self) -> None:
+        """The pass's means."""
+        self.layer_sums.sums = all_reduced(self.layer_sums.sums)
+        self._log("val")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say which detector and parametrisation this is."""
+        checkpoint["alignnet"] = self._identity()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another detector or parametrisation.
+
+        Raises:
+            CheckpointError: what differs, and what was expected.
+        """
+        found = checkpoint.get("alignnet")
+        if not isinstance(found, dict):
+            raise CheckpointError("the checkpoint was not written by alignnet: it does not say which detector it is for")
+        for key, expected in self._identity().items():
+            if found.get(key) != expected:
+                raise CheckpointError(
+                    f"the checkpoint is for another {key}: {found.get(key)!r}; this run has {expected!r}"
+                )
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "detector": self.detector.name,
+            "geometry": self.detector.fingerprint,
+            "sensors": len(self.sensors),
+            "parametrisation": type(self.sensors.parametrisation).__name__,
+        }
+
+    def _step(self) -> None:
+        """Gauss–Newton's step, through Lightning's wrapper, which counts it."""
+        wrapped = self.optimizers()
+        assert not isinstance(wrapped, list)
+        wrapped.step()
+
+    def _linearise(self, batch: Batch, optimizer: GaussNewton) -> None:
+        with torch.no_grad():
+            planes = self.sensors.planes(batch.uv, batch.sensor)
+            fit = self.loss.fit(planes, batch)
+            chi2 = self.loss.at(planes, fit, batch)
+            self._check(chi2)
+            self._count("train", chi2)
+            optimizer.add(linearise_at(self.loss, self.sensors, planes, fit, batch, torch.float32, self.seed))
+
+    @torch.no_grad()
+    def _measure_curvature(self, optimizer: PreconditionedSGD) -> None:
+        """One pass over the training events for the diagonal blocks, and a sample for the largest eigenvalue."""
+        blocks, sample, ndf = 0.0, [], torch.zeros((), dtype=torch.float64)
+        for batch in self.trainer.train_dataloader:
+            block = linearise(self.loss, self.sensors, to_device(batch, self.device))
+            local = Problem(self.sensors, [block])
+            blocks = blocks + local.diagonal_blocks(reduce=False)
+            ndf += (2 * batch.is_hit.sum() - self.loss.n_parameters * batch.n_tracks).double()
+            if sum(len(b.sensor) for b in sample) < _CURVATURE_SAMPLE:
+                sample.append(block)
+        assert isinstance(blocks, Tensor)
+        largest = optimizer.precondition(Problem(self.sensors, sample), all_reduced(blocks), float(all_reduced(ndf)))
+        self.log("train/largest_eigenvalue", largest, rank_zero_only=True)
+
+    def _check(self, chi2: Chi2) -> None:
+        """Stop where a determined track's χ² is not finite, on every rank at once."""
+        bad = (chi2.fit.ok & ~(chi2.track + chi2.vertex).isfinite()) & (chi2.weight != 0)
+        if float(all_reduced(bad.any().double())) == 0:
+            return
+        events = chi2.batch.event_number[chi2.batch.event[bad].unique()].tolist()
+        raise ConvergenceError(
+            f"χ² is not finite in epoch {self.current_epoch} for events {events[:10]}"
+            f"{' …' if len(events) > 10 else ''}; the last good checkpoint is kept. "
+            "Look at these events, lower optimizer.lr, or set loss.weights"
+        )
+
+    def _count(self, stage: str, chi2: Chi2) -> None:
+        with torch.no_grad():
+            w = chi2.weight
+            used = w > 0
+            _, ndf = chi2.per_event()
+            total, count = chi2.sums(self.loss.normalisation)
+            values = {
+                "track": (torch.where(used, chi2.track, 0.0) * w).sum(),
+                "vertex": (torch.where(used, chi2.vertex, 0.0) * w).sum() + chi2.origin.sum(),
+                "ndf": ndf.sum(),
+                "total": total,
+                "count": count,
+                "tracks": torch.as_tensor(float(chi2.batch.n_tracks)),
+                "weight": w.sum(),
+            }
+        for key, value in values.items():
+            name = f"{stage}/{key}"
+            self.sums[name] = self.sums.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().cpu().double()
+
+    def _log(self, stage: str) -> None:
+        """Means of the pass over all ranks: χ²/ndf, its track and vertex parts, the cost and the used fraction."""
+        names = ("track", "vertex", "ndf", "total", "count", "tracks", "weight")
+        packed = all_reduced(torch.stack([self.sums[f"{stage}/{name}"] for name in names]))
+        s = dict(zip(names, packed.tolist(), strict=True))
+        ndf = max(s["ndf"], 1.0)
+        self.log(f"{stage}/chi2_per_ndf", (s["track"] + s["vertex"]) / ndf, prog_bar=True)
+        self.log(f"{stage}/chi2_track_per_ndf", s["track"] / ndf)
+        self.log(f"{stage}/chi2_vertex_per_ndf", s["vertex"] / ndf)
+        self.log(f"{stage}/cost", s["total"] / max(s["count"], 1.0))
+        self.log(f"{stage}/used_fraction", s["weight"] / max(s["tracks"], 1.0))

@@ -1,0 +1,103 @@
+"""A training run in one call: trainer, callbacks, checkpoints, resume. What `alignnet train` and notebooks share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from alignnet.data.datamodule import AlignmentData
+from alignnet.errors import CheckpointError, ConfigError
+from alignnet.training.averaging import PartitionAveraging
+from alignnet.training.callbacks import AlignmentMonitor, Checkpoints, ProgressLine
+from alignnet.training.checkpoint import AtomicCheckpointIO, load_checkpoint
+from alignnet.training.module import AlignmentModule
+
+BEST, LAST = "best.ckpt", "last.ckpt"
+
+
+def make_trainer(
+    folder: Path,
+    options: Mapping[str, Any],
+    callbacks: list[L.Callback],
+    early_stop: Mapping[str, Any] | None = None,
+    averaging: PartitionAveraging | None = None,
+    validates: bool = True,
+    tensorboard: bool = True,
+) -> L.Trainer:
+    """The trainer of a run in `folder`.
+
+    Args:
+        folder: checkpoints/ and tensorboard/ go there.
+        options: keyword arguments of `lightning.Trainer`.
+        callbacks: besides checkpoints and the progress display.
+        early_stop: keyword arguments of Lightning's `EarlyStopping` on χ²/ndf, or None.
+        averaging: train locally and average Θ.
+        validates: whether there are validation events.
+        tensorboard: whether to log for TensorBoard.
+    """
+    monitor = "val/chi2_per_ndf" if validates else "train/chi2_per_ndf"
+    display: list[L.Callback] = [ProgressLine()]
+    if options.get("enable_progress_bar", True):
+        display.append(RichProgressBar(leave=False))
+    if early_stop is not None:
+        display.append(EarlyStopping(monitor=monitor, mode="min", check_on_train_epoch_end=True, **early_stop))
+    settings = dict(options)
+    if averaging is not None:
+        settings["strategy"] = averaging
+    try:
+        return L.Trainer(
+            logger=TensorBoardLogger(str(folder), name="tensorboard", version="") if tensorboard else False,
+            callbacks=[*callbacks, *display, Checkpoints(folder / "checkpoints", monitor)],
+            plugins=[AtomicCheckpointIO()],
+            use_distributed_sampler=False,
+            default_root_dir=str(folder),
+            **settings,
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"trainer: {error}") from error
+
+
+def fit(
+    trainer: L.Trainer, module: AlignmentModule, data: AlignmentData, resume: Path | None = None
+) -> AlignmentMonitor:
+    """Train, from the last checkpoint of the run `resume` where given; returns the monitor with the history.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is of another detector or parametrisation.
+        ConvergenceError: the cost became non-finite; checkpoints are left as they were.
+    """
+    checkpoint = None if resume is None else last_checkpoint(resume)
+    if checkpoint is not None:
+        module.on_load_checkpoint(load_checkpoint(checkpoint))
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    return next(c for c in trainer.callbacks if isinstance(c, AlignmentMonitor))  # type: ignore[attr-defined]
+
+
+def last_checkpoint(run: Path) -> Path:
+    """The last checkpoint of a run's folder.
+
+    Raises:
+        CheckpointError: the folder has none.
+    """
+    path = run / "checkpoints" / LAST
+    if not path.is_file():
+        raise CheckpointError(f"{run}: no checkpoints/{LAST} there; give the folder of a training run (hydra.run.dir)")
+    return path
+
+
+def load_theta(module: AlignmentModule, path: Path) -> Tensor:
+    """Put the sensors where a checkpoint has them; returns their local six.
+
+    Raises:
+        CheckpointError: damaged, or of another detector or parametrisation.
+    """
+    content = load_checkpoint(path)
+    module.on_load_checkpoint(content)
+    module.load_state_dict(content["state_dict"], strict=False)
+    return module.sensors.local()

@@ -1,0 +1,48 @@
+"""What all tests share: seeds, one thread, versions in the header, the data that lie beside the checkout."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch and numpy load
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+SEED = 20260101
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# A slow machine is no failure, and a run that failed can be repeated: the examples depend on the test alone.
+settings.register_profile("alignnet", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("alignnet")
+
+
+def pytest_report_header() -> str:
+    versions = {module.__name__: module.__version__ for module in (torch, lightning, np)}
+    return ", ".join(f"{name} {version}" for name, version in versions.items()) + f", seed {SEED}"
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(1)  # problems this small run slower on more, and sums keep one order
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """Every test starts from the same random state, whichever tests ran before it."""
+    random.seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002  also for what others draw from the global state
+    torch.manual_seed(SEED)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of files that other programs wrote; tests that need it skip where it isn't there."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there: files of other programs, which no other test needs")
+    return folder

@@ -1,0 +1,400 @@
+"""Detector, metadata, misalignment and alignment in ROOT files; a file is there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import awkward as ak
+import numpy as np
+import pytest
+import torch
+import uproot
+
+from alignnet.data.atomic import replacing
+from alignnet.data.root import (
+    SimulationWriter,
+    read_alignment,
+    read_alignment_table,
+    read_detector,
+    read_metadata,
+    read_misalignment,
+    read_tracks,
+    write_alignment,
+    write_simulation,
+)
+from alignnet.data.tracks import Tracks, concatenate
+from alignnet.errors import ConfigError, GeometryError, SchemaError
+from alignnet.geometry import rigid
+from alignnet.geometry.detector import Scatterers
+from alignnet.geometry.telescope import telescope
+
+METADATA = {"generator": "test", "seed": 1}
+NAMES = ("box/upper/plane0", "box/upper/plane1", "box/lower/plane0", "box/lower/plane1")
+
+
+def double(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def make_detector():
+    """Four planes that differ in everything, identifiers out of order."""
+    torch.manual_seed(3)
+    return replace(
+        telescope([0.0, 2.0, 4.0, 6.0], [1.0, 1.5, 2.0, 2.5], 0.7, [0.125, 0.25, 0.0, 0.5], b_z=-0.5),
+        name="four planes",
+        names=NAMES,
+        sensor_id=torch.tensor([70, 3, 100, 42]),
+        rotation=rigid.exp(torch.randn(4, 3, dtype=torch.float64)),
+        translation=torch.randn(4, 3, dtype=torch.float64),
+        centre=torch.randn(4, 2, dtype=torch.float64),
+        curvature_radius=double(0, 1.8, 0, 2.4),
+        scatterers=Scatterers(double(1.86, 25.0), double(44.4, 90.0), double(0.00227, 0.01)),
+    )
+
+
+DETECTOR = make_detector()
+SIX = torch.linspace(-0.01, 0.02, 24, dtype=torch.float64).reshape(4, 6)
+
+
+QUARTER_TURN = torch.nn.functional.pad(torch.full((4, 1), torch.pi / 2, dtype=torch.float64), (5, 0))
+
+
+def make_tracks(first_event=0) -> Tracks:
+    return Tracks(
+        event=np.arange(first_event, first_event + 6) // 2,
+        offset=np.arange(0, 25, 4),
+        sensor=np.tile([0, 1, 2, 3], 6),
+        uv=np.arange(48.0).reshape(24, 2) / 100,
+        sigma=np.full((24, 2), 2.0**-11),
+        truth={"position": np.ones((6, 3)), "pdg": np.full(6, -211), "q": np.full(6, -1, np.int8)},
+    )
+
+
+@pytest.fixture
+def file(tmp_path):
+    write_simulation(tmp_path / "a.root", DETECTOR, make_tracks(), SIX, METADATA)
+    return tmp_path / "a.root"
+
+
+def write_tree(path, tree, branches, metadata=None):
+    """What somebody else's script might write."""
+    with uproot.recreate(path) as out:
+        columns = {name: ak.Array(column) for name, column in branches.items()}
+        out.mktree(tree, {name: column.type.content for name, column in columns.items()}).extend(columns)
+        if metadata is not None:
+            out["metadata"] = metadata
+    return path
+
+
+def sensor_branches(**changes):
+    whole = {
+        "sensor_id": DETECTOR.sensor_id.numpy(),
+        "name": list(NAMES),
+        "layer": DETECTOR.layer.numpy(),
+        "rotation": DETECTOR.rotation.reshape(4, 9).numpy(),
+        "translation": DETECTOR.translation.numpy(),
+        "half_u": DETECTOR.half[:, 0].numpy(),
+        "half_v": DETECTOR.half[:, 1].numpy(),
+    }
+    return {name: column for name, column in {**whole, **changes}.items() if column is not None}
+
+
+def six_branches(rows, **changes):
+    six = {name: SIX[rows, i].numpy() for i, name in enumerate(rigid.LOCAL_NAMES)}
+    return {"sensor_id": DETECTOR.sensor_id[rows].numpy(), **six, **changes}
+
+
+def test_a_file_gives_back_the_detector_it_was_given(file):
+    read = read_detector(file)
+    assert (read.name, read.b_z, read.names) == ("four planes", -0.5, NAMES)
+    for name in (
+        "sensor_id",
+        "layer",
+        "rotation",
+        "translation",
+        "half",
+        "centre",
+        "x_over_x0",
+        "curvature_radius",
+    ):
+        assert torch.equal(getattr(read, name), getattr(DETECTOR, name)), name
+    for name in ("radius", "half_z", "x_over_x0"):
+        assert torch.equal(getattr(read.scatterers, name), getattr(DETECTOR.scatterers, name)), name
+    assert read.fingerprint == DETECTOR.fingerprint
+    assert read_detector(file, "another name").name == "another name"
+
+
+def test_optional_sensor_branches_and_scatterers_may_be_absent(tmp_path):
+    read = read_detector(write_tree(tmp_path / "a.root", "sensors", sensor_branches(), '{"b_z_tesla": 1}'))
+    assert read.b_z == 1
+    assert len(read.scatterers) == 0
+    assert not read.centre.any()
+    assert not read.x_over_x0.any()
+    assert read.name == "a"
+
+
+DETECTOR_FAULTS = {
+    "reflection": (
+        sensor_branches(rotation=-DETECTOR.rotation.reshape(4, 9).numpy()),
+        "rotation, entry 0.*right-ha",
+    ),
+    "no rotation": (sensor_branches(rotation=np.ones((4, 9)) + np.eye(4, 9)), "rotation"),
+    "one name twice": (sensor_branches(name=["a", "b", "b", "c"]), "tree sensors: .*names are not unique"),
+    "one identifier twice": (sensor_branches(sensor_id=np.array([1, 2, 2, 3])), "sensor_id is not unique"),
+    "NaN": (sensor_branches(half_v=np.array([1, 1, np.nan, 1])), "half_v, entry 2: found nan"),
+    "no area": (sensor_branches(half_u=np.zeros(4)), "half-lengths"),
+    "negative material": (
+        sensor_branches(x_over_x0=np.array([0, 0, 0, -0.1])),
+        "x_over_x0, entry 3: found -0.1",
+    ),
+    "numbers for names": (
+        sensor_branches(name=np.arange(4)),
+        "branch name: found type int64, expected strings",
+    ),
+    "no layer": (sensor_branches(layer=None), "no branch layer"),
+}
+
+
+@pytest.mark.parametrize("fault", DETECTOR_FAULTS)
+def test_what_is_no_detector_is_refused(fault, tmp_path):
+    branches, message = DETECTOR_FAULTS[fault]
+    path = write_tree(tmp_path / "faulty.root", "sensors", branches, '{"b_z_tesla": 0.5}')
+    with pytest.raises(SchemaError, match=message) as error:
+        read_detector(path)
+    assert "faulty.root" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "found no metadata"),
+        ("B = 0.5 T", "metadata is not JSON"),
+        ("[0.5]", "JSON list, expected an object"),
+        ('{"schema": 2, "b_z_tesla": 0.5}', "schema 2, expected 1"),
+        ('{"schema": 1}', "b_z_tesla None"),
+        ('{"b_z_tesla": "0.5 T"}', "b_z_tesla '0.5 T', expected the field along z in tesla"),
+        ('{"b_z_tesla": NaN}', "b_z_tesla nan"),
+    ],
+)
+def test_a_file_without_a_usable_field_is_refused(text, message, tmp_path):
+    with pytest.raises(SchemaError, match=message):
+        read_detector(write_tree(tmp_path / "a.root", "sensors", sensor_branches(), text))
+
+
+def test_a_file_that_is_not_root_is_refused(tmp_path):
+    path = tmp_path / "a:b.root"  # uproot itself would look for an object b.root in a file a
+    path.write_text("not a ROOT file")
+    with pytest.raises(SchemaError, match=r"a:b.root: cannot be read as a ROOT file"):
+        read_metadata(path)
+
+
+def test_metadata_says_what_the_file_is(file):
+    units = {"schema": 1, "units": "cm, GeV/c, rad, T", "b_z_tesla": -0.5, "detector": "four planes"}
+    assert read_metadata(file) == {**METADATA, **units}
+
+
+def test_metadata_must_name_generator_and_seed(tmp_path):
+    with pytest.raises(SchemaError, match=r"metadata lacks \['seed'\]"):
+        write_simulation(tmp_path / "a.root", DETECTOR, make_tracks(), SIX, {"generator": "test"})
+    with pytest.raises(SchemaError, match="cannot be written as JSON"):
+        write_simulation(tmp_path / "a.root", DETECTOR, make_tracks(), SIX, {**METADATA, "six": SIX})
+
+
+def test_branches_have_the_names_and_types_of_the_schema(tmp_path):
+    whole = {"vertex": np.zeros((6, 3)), "vertex_cov": np.tile([1.0, 0, 1, 0, 0, 1], (6, 1)), "p": np.ones(6)}
+    truth = {**make_tracks().truth, "momentum": np.ones((6, 3)), "hit_uv": np.zeros((24, 2))}
+    tracks = replace(make_tracks(), **whole, mass=np.ones(6), kind=np.zeros(6), truth=truth)
+    write_simulation(tmp_path / "a.root", DETECTOR, tracks, SIX, METADATA)
+    with uproot.open(tmp_path / "a.root") as file:
+        types = {tree: file[tree].typenames() for tree in ("sensors", "tracks", "misalignment", "scatterers")}
+    assert types["tracks"] == {
+        "event": "int64_t", "vertex": "double[3]", "vertex_cov": "double[6]", "p": "float", "mass": "float",
+        "kind": "int8_t", "truth_position": "double[3]", "truth_momentum": "double[3]", "truth_q": "int8_t",
+        "truth_pdg": "int32_t", "n_hits": "int32_t", "hit_sensor": "int32_t[]", "hit_u": "double[]",
+        "hit_v": "double[]", "hit_sigma_u": "float[]", "hit_sigma_v": "float[]", "truth_hit_u": "double[]",
+        "truth_hit_v": "double[]",
+    }  # fmt: skip
+    assert types["sensors"] == {
+        "sensor_id": "int32_t", "name": "char*", "layer": "int32_t", "rotation": "double[9]",
+        "translation": "double[3]", "half_u": "double", "half_v": "double", "centre_u": "double",
+        "centre_v": "double", "x_over_x0": "float", "curvature_radius": "double",
+    }  # fmt: skip
+    assert types["misalignment"] == {"sensor_id": "int32_t", **dict.fromkeys(rigid.LOCAL_NAMES, "double")}
+    assert types["scatterers"] == dict.fromkeys(("radius", "half_z", "x_over_x0"), "double")
+
+
+def test_hits_name_their_sensor_by_identifier(file):
+    with uproot.open(file) as opened:
+        assert opened["tracks"]["hit_sensor"].array()[0].tolist() == [70, 3, 100, 42]
+
+
+def test_misalignment_comes_back_in_sensor_order(file, tmp_path):
+    assert torch.equal(read_misalignment(file, DETECTOR), SIX)
+    rows = torch.tensor([2, 0])
+    path = write_tree(tmp_path / "b.root", "misalignment", six_branches(rows))
+    expected = SIX * double(1, 0, 1, 0)[:, None]
+    assert torch.equal(read_misalignment(path, DETECTOR), expected)
+
+
+def test_exact_places_go_before_rounded_parameters(tmp_path):
+    rotation, translation = rigid.place_local(DETECTOR.rotation, DETECTOR.translation, SIX)
+    rounded = {name: np.round(SIX[:, i].numpy(), 3) for i, name in enumerate(rigid.LOCAL_NAMES)}
+    exact = {"actual_rotation": rotation.reshape(4, 9).numpy(), "actual_translation": translation.numpy()}
+    path = write_tree(tmp_path / "a.root", "misalignment", six_branches(range(4), **rounded, **exact))
+    assert torch.allclose(read_misalignment(path, DETECTOR), SIX, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sensor_id": np.array([70, 3, 70, 42])}, "sensor_id, entry 2: found 70, expected each sensor once"),
+        ({"sensor_id": np.array([70, 3, 100, 1])}, "sensor_id, entry 3: found 1, expected a sensor_id of"),
+        ({"dw": np.array([0, np.nan, 0, 0])}, "dw, entry 1: found nan"),
+    ],
+)
+def test_a_misalignment_of_other_sensors_is_refused(changes, message, tmp_path):
+    path = write_tree(tmp_path / "a.root", "misalignment", six_branches(range(4), **changes))
+    with pytest.raises(SchemaError, match=message):
+        read_misalignment(path, DETECTOR)
+
+
+def test_the_two_ways_to_say_a_misalignment_agree_in_another_programs_file(shared_data):
+    path = shared_data / "acts_its2.root"
+    detector = read_detector(path)
+    exact = read_misalignment(path, detector)
+    with uproot.open(path) as file:
+        six = file["misalignment"].arrays(list(rigid.LOCAL_NAMES), library="np")
+    said = torch.from_numpy(np.stack([six[name] for name in rigid.LOCAL_NAMES], -1))
+    assert exact.std(0)[0] > 50e-4
+    assert (exact - said).abs().max() < 1e-9
+
+
+def test_a_file_written_in_pieces_is_the_file_written_at_once(file, tmp_path):
+    parts = [make_tracks(), make_tracks(100), make_tracks(200)]
+    with SimulationWriter(tmp_path / "pieces.root", DETECTOR, SIX, METADATA) as writer:
+        writer.append(parts[0])
+        writer.append(parts[0].select(np.zeros(6, bool)))
+        writer.append(concatenate(parts[1:]))
+    read, whole = read_tracks(tmp_path / "pieces.root", DETECTOR), concatenate(parts)
+    assert np.array_equal(read.uv, whole.uv)
+    assert np.array_equal(read.event, whole.event)
+    assert torch.equal(read_misalignment(tmp_path / "pieces.root", DETECTOR), SIX)
+
+
+class Interruption(BaseException):
+    """What a user's Ctrl-C is."""
+
+
+def interrupt(path):
+    with SimulationWriter(path, DETECTOR, SIX, METADATA) as writer:
+        writer.append(make_tracks())
+        raise Interruption
+
+
+def test_an_interrupted_file_leaves_nothing_behind(tmp_path):
+    with pytest.raises(Interruption):
+        interrupt(tmp_path / "new" / "a.root")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_an_interrupted_file_leaves_the_one_before_as_it_was(file):
+    before = file.read_bytes()
+    with pytest.raises(Interruption):
+        interrupt(file)
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
+
+
+def append_all(path, *parts):
+    with SimulationWriter(path, DETECTOR, SIX, METADATA) as writer:
+        for part in parts:
+            writer.append(part)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (replace(make_tracks(), p=np.ones(6)), r"differ in \['p'\]"),
+        (replace(make_tracks(), uv=np.full((24, 2), np.nan)), "hit_u, entry 6, hit 0: found nan"),
+        (
+            replace(make_tracks(), sensor=np.tile([0, 1, 2, 4], 6)),
+            "entry 6, hit 3: found 4, expected rows of",
+        ),
+        (
+            replace(make_tracks(), truth={"colour": np.ones(6)}),
+            r"\['truth_colour'\], which the schema has no",
+        ),
+    ],
+)
+def test_tracks_that_could_not_be_read_are_not_written(second, message, tmp_path):
+    with pytest.raises(SchemaError, match=message):
+        append_all(tmp_path / "a.root", make_tracks(), second)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_without_tracks_is_not_written(tmp_path):
+    with pytest.raises(SchemaError, match="no tracks came"):
+        append_all(tmp_path / "a.root")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "a.root"):
+        with pytest.raises(ConfigError, match="cannot write"), replacing(path):
+            pass
+
+
+def test_an_alignment_repeats_the_misalignment_it_found(tmp_path):
+    errors = SIX.abs() / 10
+    errors[1] = torch.nan
+    write_alignment(
+        tmp_path / "a.root", DETECTOR, SIX, errors, torch.tensor([5, 0, 7, 2**40]), np.array([0, 1, 0, 2])
+    )
+    assert torch.equal(read_alignment(tmp_path / "a.root", DETECTOR), SIX)
+    table = read_alignment_table(tmp_path / "a.root")
+    assert table.name == NAMES
+    assert np.array_equal(table.error, errors.numpy(), equal_nan=True)
+    assert (table.n_hits.tolist(), table.status.tolist()) == ([5, 0, 7, 2**40], [0, 1, 0, 2])
+    moved = rigid.place_global(DETECTOR.rotation, DETECTOR.translation, torch.from_numpy(table.global_))
+    for found, expected in zip(
+        moved, rigid.place_local(DETECTOR.rotation, DETECTOR.translation, SIX), strict=True
+    ):
+        assert torch.allclose(found, expected, rtol=0, atol=1e-14)
+
+
+def test_an_alignment_is_read_by_sensor_not_by_row(tmp_path):
+    write_alignment(tmp_path / "a.root", DETECTOR, SIX, None, np.zeros(4), np.zeros(4))
+    turned = replace(DETECTOR, sensor_id=DETECTOR.sensor_id.flip(0))
+    assert torch.equal(read_alignment(tmp_path / "a.root", turned), SIX.flip(0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"local_six": SIX[:3]}, r"shape \(3, 6\), expected \(4, 6\)"),
+        ({"local_six": SIX * torch.nan}, "box/upper/plane0 is .*nan"),
+        ({"errors": SIX[:, :5]}, r"errors has shape \(4, 5\)"),
+        ({"n_hits": np.zeros(5)}, r"n_hits has shape \(5,\)"),
+        ({"status": np.array([0, 1, 2, 3])}, r"status holds \[3\]"),
+        ({"local_six": QUARTER_TURN, "detector": telescope([0.0, 1, 2, 3], 1, 1)}, "rotation by 90°"),
+        ({"detector": replace(DETECTOR, sensor_id=DETECTOR.sensor_id + 2**31)}, "expected 32-bit integers"),
+    ],
+)
+def test_an_alignment_that_does_not_fit_is_refused(changes, message, tmp_path):
+    whole = {
+        "detector": DETECTOR,
+        "local_six": SIX,
+        "errors": SIX,
+        "n_hits": np.zeros(4),
+        "status": np.zeros(4),
+    }
+    with pytest.raises(GeometryError, match=message):
+        write_alignment(tmp_path / "a.root", **{**whole, **changes})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_written_metadata_is_plain_json(file):
+    with uproot.open(file) as opened:
+        assert json.loads(str(opened["metadata"]))["seed"] == 1

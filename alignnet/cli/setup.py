@@ -17,6 +17,7 @@ from alignnet.data.datamodule import AlignmentData
 from alignnet.data.root import has_misalignment, read_detector, read_misalignment
 from alignnet.data.root_alignment import read_alignment
 from alignnet.errors import CheckpointError, ConfigError
+from alignnet.evaluation.summary import Evaluation
 from alignnet.geometry.detector import Detector
 from alignnet.loss.chi2 import HelixChi2
 from alignnet.sensors.constraints import set_free
@@ -90,6 +91,24 @@ def run_config(run: str | Path) -> DictConfig:
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
     return config
+
+
+def evaluation_of(
+    problem: AlignmentProblem, after: Tensor, aligned: Tensor, draws: list[Tensor], settings: DictConfig
+) -> Evaluation:
+    """The evaluation that the key `evaluation` describes."""
+    return Evaluation(
+        problem.detector,
+        problem.loss,
+        problem.data.selected(settings.part, settings.max_tracks),
+        problem.start,
+        after,
+        problem.truth,
+        aligned,
+        draws,
+        settings.dca_vertex,
+        settings.max_chi2_per_ndf,
+    )
 
 
 def quiet() -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from pathlib import Path
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from alignnet.cli.app import build, command
-from alignnet.cli.setup import load_problem, quiet
-from alignnet.evaluation.summary import evaluate_run
+from alignnet.cli.app import CONF, build, command, errors_in_one_line
+from alignnet.cli.resume import continued
+from alignnet.cli.setup import evaluation_of, load_problem, quiet
+from alignnet.evaluation.summary import peak_memory_mb, report, write_metrics
 from alignnet.export.result import write_result
-from alignnet.training.answer import answer_of
+from alignnet.training.answer import ALIGNED, answer_of
 from alignnet.training.callbacks import AlignmentMonitor
 from alignnet.training.module import AlignmentModule
 from alignnet.training.run import fit, make_trainer
@@ -48,20 +49,20 @@ def main(config: DictConfig) -> None:
     log.info("%s: %d sensors, %d tracks from %s", problem.detector.name, len(problem.detector),
              len(problem.data.tracks), ", ".join(problem.data.files))  # fmt: skip
     fit(trainer, module, problem.data, None if config.resume is None else Path(config.resume))
-    finish(trainer, module, problem, monitor, config, folder, start)
-
-
-@rank_zero_only
-def finish(trainer, module, problem, monitor, config, folder, start) -> None:  # type: ignore[no-untyped-def]
-    """Evaluate the answer, write it, and say where it is."""
     draws = 1 if config.evaluation.limit and problem.truth is not None else 0
-    answer = answer_of(module, problem.data, draws)
+    answer = answer_of(module, problem.data, draws)  # ranks share the work
+    if not trainer.is_global_zero:
+        return
     write_result(folder / "alignment.root", problem.detector, answer)
-    evaluate_run(
-        problem, answer, folder, monitor.history, seconds=time.perf_counter() - start, settings=config.evaluation
-    )
+    evaluation = evaluation_of(problem, answer.local, answer.status == ALIGNED, answer.error_draws, config.evaluation)
+    metrics = evaluation.run(folder / "evaluation", monitor.history)
+    metrics |= {"seconds": time.perf_counter() - start, "peak_memory_mb": peak_memory_mb(), "history": monitor.history}
+    write_metrics(folder / "metrics.json", metrics)
+    report(metrics, folder / "evaluation")
     log.info("alignment: %s", folder / "alignment.root")
 
 
 if __name__ == "__main__":
+    with errors_in_one_line(CONF, "train"):
+        sys.argv[1:] = continued(sys.argv[1:])
     main()

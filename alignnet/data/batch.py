@@ -54,7 +54,7 @@ class Cylinders(NamedTuple):
 
 
 def cylinders_of(detector: Detector) -> Cylinders:
-    """Passive cylinders of a detector, and for each barrel layer the cylinder that stands for a missing hit."""
+    """Passive cylinders of a detector, and for each barrel layer one that stands for a missing hit."""
     passive = detector.scatterers
     radii, materials, layers = [*passive.radius.tolist()], [*passive.x_over_x0.tolist()], [-1] * len(passive)
     for layer in detector.layers:
@@ -65,9 +65,10 @@ def cylinders_of(detector: Detector) -> Cylinders:
             radii.append(float(radius.mean()))
             materials.append(float(detector.x_over_x0[mine].mean()))
             layers.append(layer)
-    as_float = dict(dtype=torch.float64)
     return Cylinders(
-        torch.tensor(radii, **as_float), torch.tensor(materials, **as_float), torch.tensor(layers)
+        torch.tensor(radii, dtype=torch.float64),
+        torch.tensor(materials, dtype=torch.float64),
+        torch.tensor(layers),
     )
 
 
@@ -113,7 +114,7 @@ def _vertex(tracks: Tracks, kind: Array) -> tuple[Tensor, Tensor, Tensor]:
 def _crossed(
     sensor: Tensor, is_hit: Tensor, outward: Tensor, detector: Detector, cylinders: Cylinders
 ) -> Tensor:
-    """A collision track crosses a passive cylinder within its outermost hit, and each layer it left no hit in."""
+    """A collision track crosses the cylinders within its outermost hit, and each layer it left no hit in."""
     radius = detector.translation[:, :2].norm(dim=-1)
     reach = torch.where(is_hit, radius[sensor], 0.0).amax(-1, keepdim=True)
     layer = torch.where(is_hit, detector.layer[sensor], -2)

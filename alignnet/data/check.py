@@ -14,14 +14,17 @@ from alignnet.data.root_columns import Origin
 from alignnet.data.tracks import Array, Tracks
 
 
-def check_tracks(tracks: Tracks, origin: Origin) -> None:
+def check_tracks(tracks: Tracks, origin: Origin, min_hits: int = 1) -> None:
     """Check every column of `tracks`; `origin` is where they are read from or written to.
+
+    Args:
+        min_hits: hits that a track must have; 0 lets empty tracks pass, which are to be left out later.
 
     Raises:
         SchemaError: at the first column that breaks a rule: names file, branch, entry, hit, value and rule.
     """
     count = tracks.hits_per_track
-    origin.require("hit_sensor", count > 0, count, "at least one hit a track")
+    origin.require("hit_sensor", count >= min_hits, count, f"at least {min_hits} hits a track")
     _check_adjacent(tracks.event, origin)
     _check_hits(tracks, origin)
     for branch, column in _per_track(tracks).items():

@@ -1,14 +1,15 @@
 """Batches of whole events for training, validation and test, the same for any number of ranks.
 
-A batch is a set of events; with several ranks each takes every world-th event of it, so that N ranks together see
-what one process sees, batch by batch. Which events belong to train, validation and test, and their order in an
-epoch, depend on the seed alone.
+A batch is a set of events; with several ranks each takes every world-th event of it, so that N ranks together
+see what one process sees, batch by batch. Which events belong to train, validation and test, and their order
+in an epoch, depend on the seed alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -40,7 +41,8 @@ class Events(Dataset[Batch]):
 
     def __getitems__(self, rows: Sequence[int]) -> Batch:
         """The batch of some events; an empty selection is an empty batch."""
-        return collate(self.tracks.select(self.tracks_of(np.asarray(rows, dtype=np.int64))), self.detector, self.cylinders)
+        tracks = self.tracks.select(self.tracks_of(np.asarray(rows, dtype=np.int64)))
+        return collate(tracks, self.detector, self.cylinders)
 
     def tracks_of(self, rows: Array) -> Array:
         """Rows of the tracks of some events."""
@@ -58,8 +60,8 @@ class EventBatches(Sampler[list[int]]):
         shuffle: a new order each epoch (`set_epoch`).
         seed: of the order.
         rank, world: this rank and how many there are.
-        partitioned: every rank keeps its own events in all epochs (local training with averaging), instead of its
-            share of each common batch.
+        partitioned: every rank keeps its own events in all epochs (local training with averaging), instead of
+            its share of each common batch.
     """
 
     def __init__(
@@ -129,7 +131,9 @@ class AlignmentData(L.LightningDataModule):
         if not files:
             raise ConfigError("data.files is empty; give at least one ROOT file: data.files=[FILE,…]")
         if len(split) != 3 or min(split) < 0 or abs(sum(split) - 1) > 1e-6 or split[0] == 0:
-            raise ConfigError(f"data.split is {list(split)}; expected three fractions ≥ 0 that add up to 1, the first > 0")
+            raise ConfigError(
+                f"data.split is {list(split)}; expected three fractions ≥ 0 that add up to 1, the first > 0"
+            )
         if batch_size < 1:
             raise ConfigError(f"data.batch_size is {batch_size}; expected at least 1 event")
         self.files = [str(Path(file).expanduser()) for file in files]
@@ -153,7 +157,9 @@ class AlignmentData(L.LightningDataModule):
         self.events = Events(tracks, self.detector)
         self.rows = split_rows(len(self.events), self.split, self.seed)
         if len(self.rows["train"]) == 0:
-            raise ConfigError(f"{self.files}: no events to train on; {len(self.events)} events, split {self.split}")
+            raise ConfigError(
+                f"{self.files}: no events to train on; {len(self.events)} events, split {self.split}"
+            )
 
     @property
     def tracks(self) -> Tracks:
@@ -168,6 +174,21 @@ class AlignmentData(L.LightningDataModule):
         assert self.events is not None
         return self.events.tracks.select(self.events.tracks_of(self.rows[name]))
 
+    def selected(self, part: str, max_tracks: int | None = None) -> Tracks:
+        """The tracks of "train", "validation", "test" or "all" events, of the first whole events up to `max_tracks`.
+
+        Raises:
+            ConfigError: there is no such part, or it is empty.
+        """
+        if part not in (*PARTS, "all"):
+            raise ConfigError(f"evaluation.part is {part!r}; choose from {['all', *PARTS]}")
+        tracks = self.tracks if part == "all" else self.part(part)
+        if len(tracks) == 0:
+            raise ConfigError(f"evaluation.part is {part!r}, which has no events; data.split is {list(self.split)}")
+        if max_tracks is None or len(tracks) <= max_tracks:
+            return tracks
+        return tracks.select(np.isin(tracks.event, np.unique(tracks.event[:max_tracks])))
+
     def loader(self, name: str, shuffle: bool = False) -> DataLoader[Batch]:
         """Batches of one part for this rank."""
         self.setup()
@@ -181,9 +202,9 @@ class AlignmentData(L.LightningDataModule):
         """Training events, in a new order each epoch."""
         return self.loader("train", self.shuffle)
 
-    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+    def val_dataloader(self) -> DataLoader[Batch]:
         """Validation events."""
-        return self.loader("validation") if len(self.rows["validation"]) else []
+        return self.loader("validation")
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Test events."""
@@ -197,7 +218,7 @@ def split_rows(n_events: int, split: Sequence[float], seed: int) -> dict[str, Ar
     return {name: np.sort(rows) for name, rows in zip(PARTS, np.split(order, edges), strict=True)}
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:
     return batch
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "EVENT_STRIDE",
     "AlignmentTable",
     "SimulationWriter",
+    "has_misalignment",
     "iterate_tracks",
     "read_alignment",
     "read_alignment_table",
@@ -108,6 +109,15 @@ def read_detector(path: str | Path, name: str | None = None) -> Detector:
         )
     except GeometryError as error:
         raise SchemaError(f"{path}: tree sensors: {error}") from error
+
+
+def has_misalignment(path: str | Path) -> bool:
+    """Whether the file tells where its sensors really are (tree `misalignment`).
+
+    Raises:
+        SchemaError: there is no such file, or it is not a ROOT file.
+    """
+    return has_tree(path, "misalignment")
 
 
 def read_misalignment(path: str | Path, detector: Detector) -> Tensor:

@@ -1,11 +1,12 @@
 """The tree `tracks` of docs/data-format.md ↔ `Tracks`: one entry a track, its hits as lists of equal length.
 
 A file may name a sensor that the detector lacks, hold NaN, or lists that disagree: each is a `SchemaError`
-before anything is returned.
+before anything is returned. So is a track with fewer than three hits, unless short tracks are to be left out.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,11 +18,16 @@ from alignnet.data.tracks import Array, Tracks, concatenate
 from alignnet.errors import ConfigError, SchemaError
 from alignnet.geometry.detector import Detector
 
+log = logging.getLogger("alignnet.data")
+
 EVENT_STRIDE = 2**44
 """What is added to the event numbers of each further file when several are read as one."""
 
 MIN_HITS = 3
 """Three points: the least that give a helix and one residual more than it has parameters."""
+
+SHORT_TRACKS = ("error", "drop")
+"""What a track with fewer than `MIN_HITS` hits may be."""
 
 PER_HIT = ("hit_u", "hit_v", "hit_sigma_u", "hit_sigma_v")
 PER_TRACK: dict[str, tuple[Kind, int]] = {
@@ -41,6 +47,7 @@ def read_tracks(
     entry_start: int | None = None,
     entry_stop: int | None = None,
     min_hits: int = MIN_HITS,
+    short_tracks: str = "error",
 ) -> Tracks:
     """Tracks of one file, or of several joined in the given order.
 
@@ -52,12 +59,14 @@ def read_tracks(
         path: file or files.
         detector: what `hit_sensor` refers to.
         entry_start, entry_stop: range of tracks, counted through all files; it may cut an event in two.
-        min_hits: shorter tracks, which say nothing about alignment, are checked and left out.
+        min_hits: tracks with fewer are checked and left out; how many, the log says.
+        short_tracks: tracks with fewer than 3 hits are an "error", or "drop" leaves them out too.
 
     Raises:
         SchemaError: a file does not follow the schema (first offence, by file, branch, entry and hit).
-        ConfigError: the range holds no track, or none with so many hits.
+        ConfigError: the range holds no track, or none with so many hits; `short_tracks` is something else.
     """
+    check_short_tracks(short_tracks)
     paths = [path] if isinstance(path, str | Path) else list(path)
     counts = [count_entries(each, "tracks") for each in paths]
     total = sum(counts)
@@ -70,36 +79,64 @@ def read_tracks(
     for k, (each, first, count) in enumerate(zip(paths, np.cumsum([0, *counts]), counts, strict=False)):
         low, high = max(start - int(first), 0), min(stop - int(first), count)
         if low < high:
-            parts.append(_read_one(each, detector, low, high, shift=k * EVENT_STRIDE, several=len(paths) > 1))
+            shift, several = k * EVENT_STRIDE, len(paths) > 1
+            parts.append(_read_one(each, detector, low, high, short_tracks, shift, several))
     tracks = parts[0] if len(parts) == 1 else concatenate(parts)
-    kept = _long(tracks, min_hits)
+    least = max(MIN_HITS, min_hits)
+    kept = _long(tracks, least)
     if len(kept) == 0:
-        raise ConfigError(f"{paths[0]}: none of {len(tracks)} tracks has {min_hits} hits; lower min_hits")
+        raise ConfigError(f"{paths[0]}: none of {len(tracks)} tracks has {least} hits; lower min_hits")
+    log_short(", ".join(map(str, paths)), len(tracks) - len(kept), len(tracks), least)
     return kept
 
 
 def iterate_tracks(
-    path: str | Path, detector: Detector, step: int = 100_000, min_hits: int = MIN_HITS
+    path: str | Path,
+    detector: Detector,
+    step: int = 100_000,
+    min_hits: int = MIN_HITS,
+    short_tracks: str = "error",
 ) -> Iterator[Tracks]:
     """The tracks of a file in chunks of about `step` entries, for files larger than memory.
 
     A chunk ends where an event ends: the last event of every read is carried over to the next chunk, which so
-    holds a few tracks more. That tracks of an event are adjacent is checked within each chunk.
+    holds a few tracks more. That tracks of an event are adjacent is checked within each chunk. `min_hits` and
+    `short_tracks` are those of `read_tracks`.
 
     Raises:
         SchemaError: as `read_tracks`, when the chunk is reached.
+        ConfigError: `short_tracks` is something else.
     """
+    check_short_tracks(short_tracks)
+    least, left_out = max(MIN_HITS, min_hits), 0
     total = count_entries(path, "tracks")
     carried: Tracks | None = None
     for start in range(0, total, step):
-        chunk = _read_one(path, detector, start, min(start + step, total))
+        chunk = _read_one(path, detector, start, min(start + step, total), short_tracks)
         chunk = chunk if carried is None else concatenate([carried, chunk])
         last = chunk.event == chunk.event[-1]
         ends = start + step >= total
         carried, whole = (None, chunk) if ends else (chunk.select(last), chunk.select(~last))
-        kept = _long(whole, min_hits)
+        kept = _long(whole, least)
+        left_out += len(whole) - len(kept)
         if len(kept):
             yield kept
+    log_short(str(path), left_out, total, least)
+
+
+def check_short_tracks(short_tracks: str) -> None:
+    """Raise ConfigError for what is not one of `SHORT_TRACKS`."""
+    if short_tracks not in SHORT_TRACKS:
+        raise ConfigError(
+            f"data.short_tracks is {short_tracks!r}, expected {' or '.join(SHORT_TRACKS)}: what is to be "
+            f"done with tracks of fewer than {MIN_HITS} hits"
+        )
+
+
+def log_short(source: str, left_out: int, total: int, least: int) -> None:
+    """Say how many tracks were left out for having fewer than `least` hits."""
+    if left_out:
+        log.info("%s: left out %d of %d tracks, with fewer than %d hits", source, left_out, total, least)
 
 
 def _long(tracks: Tracks, min_hits: int) -> Tracks:
@@ -108,11 +145,19 @@ def _long(tracks: Tracks, min_hits: int) -> Tracks:
 
 
 def _read_one(
-    path: str | Path, detector: Detector, start: int, stop: int, shift: int = 0, several: bool = False
+    path: str | Path,
+    detector: Detector,
+    start: int,
+    stop: int,
+    short_tracks: str,
+    shift: int = 0,
+    several: bool = False,
 ) -> Tracks:
     required, optional = ("event", "hit_sensor", *PER_HIT), (*PER_TRACK, *TRUTH, *TRUTH_HIT)
     table = Table(path, "tracks", required, optional, start, stop)
     count, sensor_id = table.jagged("hit_sensor", "integer")
+    if short_tracks == "error":
+        _refuse_short(table, count)
     offset = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
     rows = detector.rows(sensor_id)
     known = f"a sensor_id of detector {detector.name}"
@@ -128,8 +173,19 @@ def _read_one(
         truth=_truth(table, hits),
         **columns,
     )
-    check_tracks(tracks, table.origin)
+    check_tracks(tracks, table.origin, min_hits=0)
     return tracks
+
+
+def _refuse_short(table: Table, count: Array) -> None:
+    short = np.flatnonzero(count < MIN_HITS)
+    if len(short):
+        row = int(short[0])
+        expected = (
+            f"at least {MIN_HITS}, fewer do not determine a track; "
+            "leave such tracks out with data.short_tracks=drop"
+        )
+        raise table.origin.error("hit_sensor", row, f"{count[row]} hits", expected)
 
 
 def _hit_column(table: Table, branch: str, count: Array) -> Array:

@@ -117,7 +117,8 @@ class Transport:
         """Which particles go through which surface, one after another for each particle."""
         path = torch.stack([surface.path(helix) for surface in self.surfaces], -1)
         path = torch.where(torch.isfinite(path) & (path > 0), path, torch.inf)
-        path, order = path.sort(-1, stable=True)  # for a grazing path, the way in stands before the way out
+        # Stable: a grazing path meets the way in and the way out at one point, and the way in stands first.
+        path, order = path.sort(dim=-1, stable=True)
         order = torch.where(torch.isfinite(path), order, -1)
         return [
             (number, (column == number).nonzero().squeeze(-1))

@@ -1,4 +1,163 @@
-"""stub"""
-def evaluate_run(problem, answer, folder, history, seconds, settings):
-    print("history", history[-1])
-    print(answer.status.bincount(), answer.error[:4]*1e4)
+"""One evaluation of an alignment: every number, table and picture, before, after and, where known, ideal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import resource
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignnet.data.atomic import replacing
+from alignnet.data.batch import Batch
+from alignnet.data.tracks import Array, Tracks
+from alignnet.evaluation import plots
+from alignnet.evaluation.dca import dca_table
+from alignnet.evaluation.dca_sample import dca_sample, event_batches
+from alignnet.evaluation.residuals import ResidualSummary, residual_metrics, residual_summary
+from alignnet.evaluation.tables import show
+from alignnet.evaluation.truth import truth_recovery
+from alignnet.geometry.detector import Detector
+from alignnet.loss.chi2 import HelixChi2
+from alignnet.sensors.sensor import SensorLayer
+
+log = logging.getLogger("alignnet.evaluation")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is compared, and on which tracks.
+
+    Args:
+        detector: the nominal places.
+        loss: the run's cost.
+        tracks: whole events.
+        before, after: local sixes (sensors, 6).
+        truth: the true ones of a simulation, or None.
+        aligned: sensors that truth recovery counts (sensors,).
+        error_draws: draws of the answer's statistical errors, for the limit.
+        dca_vertex: "given", "leave_one_out" or "truth".
+        max_chi2_per_ndf: leave out tracks beyond it.
+    """
+
+    detector: Detector
+    loss: HelixChi2
+    tracks: Tracks
+    before: Tensor
+    after: Tensor
+    truth: Tensor | None
+    aligned: Tensor
+    error_draws: Sequence[Tensor] = ()
+    dca_vertex: str = "given"
+    max_chi2_per_ndf: float | None = None
+
+    @property
+    def geometries(self) -> dict[str, Tensor]:
+        """Local sixes by name, the truth last where it is known."""
+        known = {"before": self.before, "after": self.after}
+        return known if self.truth is None else {**known, "ideal": self.truth}
+
+    def run(self, folder: Path, history: Sequence[Mapping[str, float]] = ()) -> dict[str, Any]:
+        """Numbers for metrics.json; pictures go to `folder`."""
+        if self.max_chi2_per_ndf is not None:
+            kept = replace(self, tracks=self.tracks.select(self.accepted()), max_chi2_per_ndf=None)
+            return {**kept.run(folder, history), "n_rejected": len(self.tracks) - len(kept.tracks)}
+        summaries = {name: self.residuals(local) for name, local in self.geometries.items()}
+        metrics = residual_metrics(summaries["after"], summaries["before"], summaries.get("ideal"))
+        if self.truth is not None:
+            metrics |= truth_recovery(
+                self.detector, self.before, self.after, self.truth, self.aligned, self.error_draws
+            )
+        metrics["dca"] = self.dca()
+        metrics["n_aligned"] = int(self.aligned.sum())
+        self.draw(folder, metrics, summaries, history)
+        return metrics
+
+    def accepted(self) -> Array:
+        """Tracks that fit the aligned detector with χ²/ν up to `max_chi2_per_ndf` (tracks,): the same for all."""
+        sensors = SensorLayer.of(self.detector)
+        sensors.set_local(self.after)
+        small = []
+        with torch.no_grad():
+            for batch in self.batches():
+                chi2 = self.loss(sensors, batch)
+                small.append((chi2.track + chi2.vertex <= (self.max_chi2_per_ndf or 0.0) * chi2.ndf) & chi2.fit.ok)
+        return torch.cat(small).numpy()
+
+    def residuals(self, local: Tensor) -> ResidualSummary:
+        """One pass over the tracks with the sensors at `local`."""
+        sensors = SensorLayer.of(self.detector)
+        sensors.set_local(local)
+        return residual_summary(self.loss, sensors, self.detector, self.batches())
+
+    def batches(self, vertex: str = "given") -> Iterator[Batch]:
+        """Batches of whole events; with "truth", the true production vertex in the place of the file's."""
+        return event_batches(self.tracks, self.detector, vertex)
+
+    def dca(self) -> dict[str, Any] | None:
+        """DCA in bins of p_T; None without a field or without a vertex."""
+        batches = self.batches(self.dca_vertex)
+        return dca_table(dca_sample(self.loss, self.detector, self.geometries, batches, self.dca_vertex))
+
+    def draw(
+        self,
+        folder: Path,
+        metrics: Mapping[str, Any],
+        summaries: Mapping[str, ResidualSummary],
+        history: Sequence[Mapping[str, float]],
+    ) -> None:
+        """Write the pictures."""
+        figures = {
+            "residuals": plots.residuals_per_layer(metrics["residuals"]),
+            "residual_histograms": plots.residual_histograms(
+                summaries["after"], summaries["before"], summaries.get("ideal")
+            ),
+        }
+        if metrics.get("truth"):
+            figures["truth"] = plots.truth_recovery(metrics["truth"], "rigid motions and weak modes removed")
+        if metrics.get("dca"):
+            figures["dca"] = plots.dca_mean_and_width(metrics["dca"])
+        if history:
+            figures["convergence"] = plots.convergence(history, metrics.get("chi2_per_ndf_ideal"))
+        for layer in self.detector.layers:
+            figures[f"corrections_layer{layer}"] = plots.correction_map(self.detector, self.after, layer)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            with replacing(folder / f"{name}.png") as temporary:
+                figure.savefig(temporary, dpi=130, format="png")
+
+
+def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
+    """metrics.json, whole or not at all; numbers that are not finite become null."""
+    with replacing(path) as temporary:
+        Path(temporary).write_text(json.dumps(_finite(metrics), indent=1, ensure_ascii=False) + "\n")
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process [MB]."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def report(metrics: Mapping[str, Any], folder: Path) -> None:
+    """The tables on the terminal, and where the pictures are."""
+    show(metrics)
+    before, after, ideal = (metrics.get(f"chi2_per_ndf{which}") for which in ("_before", "", "_ideal"))
+    parts = [f"{name} {value:.4g}" for name, value in (("before", before), ("after", after), ("ideal", ideal)) if value]
+    log.info("χ²/ndf: %s (%s tracks)", ", ".join(parts), f"{metrics['n_tracks']:,}")
+    log.info("pictures: %s", folder)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, torch.Tensor):
+        return _finite(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

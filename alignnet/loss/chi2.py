@@ -1,13 +1,13 @@
 """The cost: χ² of tracks refitted to hits on the sensors as they stand.
 
-    C(Θ) = (1/N_event) Σ_i χ²_i / ν_i,   χ²_i = Σ_tracks (χ²_track + χ²_vertex)         (docs/physics.md, The cost)
+    C(Θ) = (1/N_event) Σ_i χ²_i / ν_i,   χ²_i = Σ_tracks (χ²_track + χ²_vertex)    (docs/physics.md, The cost)
 
-Tracks (and events' origins, where fitted) are fitted to the corrected hits with the same weights as the loss. At
-that minimum ∂χ²/∂track = 0, so dC/dΘ = ∂C/∂Θ at fixed track parameters (variable projection): the fit stays outside
-the graph and the gradient is exact.
+Tracks (and events' origins, where fitted) are fitted to the corrected hits with the same weights as the loss.
+At that minimum ∂χ²/∂track = 0, so dC/dΘ = ∂C/∂Θ at fixed track parameters (variable projection): the fit
+stays outside the graph and the gradient is exact.
 
-The vertex is one more plane: across the track at its closest approach, through the given (or fitted) origin, with
-axes e1 (horizontal: DCA_xy) and e2 (DCA_z · cos λ).
+The vertex is one more plane: across the track at its closest approach, through the given (or fitted) origin,
+with axes e1 (horizontal: DCA_xy) and e2 (DCA_z · cos λ).
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Fit(NamedTuple):
     helix: Helix  # (tracks,)
     whitening: Whitening  # of the hits' rows
     vertex_whitening: Whitening | None  # of the two vertex rows
+    vertex_axes: Tensor | None  # rows e1, e2 and the track's direction there (tracks, 3, 3)
     origins: EventOrigins | None
     ok: Tensor  # where hits determine the track (tracks,)
 
@@ -84,12 +85,12 @@ class HelixChi2(nn.Module):
     Args:
         detector: field and materials.
         noise: the weights; default: full covariance.
-        vertex: "given" (a measured point with covariance, for each track), "fitted" (the event's common origin is
-            fitted with the tracks, the given vertex its prior where there is one) or "absent".
+        vertex: "given" (a measured point with covariance, for each track), "fitted" (the event's common
+            origin is fitted with the tracks, the given vertex its prior where there is one) or "absent".
         weights: robust weights of tracks; default: none.
         normalisation: "event" averages χ²/ν over events (the published cost), "total" is Σχ²/Σν.
         iterations: Gauss–Newton steps of the fit.
-        precision: "float64" or "float32" for residuals, derivatives and weights; positions are always float64.
+        precision: "float64" or "float32" of residuals, derivatives and weights; positions are float64.
     """
 
     def __init__(
@@ -132,11 +133,14 @@ class HelixChi2(nn.Module):
         """Fit tracks (and origins) to hits on these planes, weights included."""
         helix = seed(planes.origin, batch.is_hit, batch.outward, self.b_z) if start is None else start
         origins = self._origins(batch)
-        rough = Whitening.independent(batch.sigma.square().flatten(1, 2), batch.is_hit.repeat_interleave(2, 1))
-        helix, _, ok = self._move(helix, planes, Fit(helix, rough, None, None, batch.outward), batch)
+        rough = Whitening.independent(
+            batch.sigma.square().flatten(1, 2), batch.is_hit.repeat_interleave(2, 1)
+        )
+        helix, _, ok = self._move(helix, planes, Fit(helix, rough, None, None, None, batch.outward), batch)
         _, s = residuals(helix, planes)
         whitening = self.noise(helix, planes, s, batch)
-        fit = Fit(helix, whitening, self._vertex_whitening(helix, batch), origins, ok)
+        axes = self._vertex_axes(helix, batch)
+        fit = Fit(helix, whitening, self._vertex_whitening(axes, batch), axes, origins, ok)
         fit = fit._replace(ok=fit.ok & whitening.usable)
         return self.refit(planes, fit, batch, self.iterations)
 
@@ -149,22 +153,23 @@ class HelixChi2(nn.Module):
         return fit
 
     def at(self, planes: Plane, fit: Fit, batch: Batch) -> Chi2:
-        """χ² of fixed tracks against planes, in the planes' graph; tracks that were not determined leave it."""
+        """χ² of fixed tracks against planes, in the planes' graph; undetermined tracks leave it."""
         keep = fit.ok[:, None, None]
         planes = Plane(*(torch.where(keep, field, field.detach()) for field in planes))
         residual, _ = residuals(fit.helix, planes)
         residual = torch.where(batch.is_hit[..., None], residual, 0.0)
         whitened = fit.whitening.to(self.dtype)(residual.flatten(1, 2).to(self.dtype))
         track = whitened.square().sum(-1)
-        vertex, origin, origin_ndf = self._vertex_chi2(fit, batch)
+        vertex, origin, origin_ndf = (part.to(track) for part in self._vertex_chi2(fit, batch))
         ndf = 2 * batch.is_hit.sum(-1).to(track) - self.n_parameters
         if fit.vertex_whitening is not None:
-            ndf = ndf + 2 * batch.has_vertex
-        weight = torch.where(fit.ok, self.weights(track.detach() + vertex, ndf), 0.0)
-        return Chi2(track, vertex.to(track), origin.to(track), ndf, origin_ndf.to(track), weight, residual, fit, batch)
+            ndf = ndf + 2 * self._meets_vertex(batch)
+        weight = self.weights(torch.where(fit.ok, track.detach() + vertex, torch.nan), ndf)
+        weight = torch.where(fit.ok, weight, 0.0)
+        return Chi2(track, vertex, origin, ndf, origin_ndf, weight, residual, fit, batch)
 
     def rows(self, planes: Plane, fit: Fit, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Whitened residuals (tracks, rows), dr/dδ (tracks, rows, parameters), dr/d origin (tracks, rows, 3)."""
+        """Whitened residuals (tracks, rows), dr/dδ (tracks, rows, parameters), dr/dv (tracks, rows, 3)."""
         residual, s = residuals(fit.helix, planes)
         hit = batch.is_hit[..., None]
         r = torch.where(hit, residual, 0.0).to(self.dtype).flatten(1, 2)
@@ -180,7 +185,9 @@ class HelixChi2(nn.Module):
         a = torch.cat([torch.zeros(*r.shape, 3, dtype=self.dtype, device=r.device), av], 1)
         return torch.cat([r, rv], 1), torch.cat([j, jv], 1), a
 
-    def _move(self, helix: Helix, planes: Plane, fit: Fit, batch: Batch) -> tuple[Helix, EventOrigins | None, Tensor]:
+    def _move(
+        self, helix: Helix, planes: Plane, fit: Fit, batch: Batch
+    ) -> tuple[Helix, EventOrigins | None, Tensor]:
         r, j, a = self.rows(planes, fit._replace(helix=helix), batch)
         delta, move, ok = step(r, j, fit.origins, a if fit.origins is not None else None)
         ok = ok & delta.isfinite().all(-1)
@@ -191,7 +198,7 @@ class HelixChi2(nn.Module):
         return helix, origins, ok
 
     def _origins(self, batch: Batch) -> EventOrigins | None:
-        """Start and prior of each event's origin: its first given vertex, else the beam line, hardly known."""
+        """Start and prior of each event's origin: its first vertex, else the beam line, hardly known."""
         if self.vertex != "fitted":
             return None
         eye = torch.eye(3, dtype=batch.vertex.dtype, device=batch.vertex.device)
@@ -202,35 +209,49 @@ class HelixChi2(nn.Module):
         prior[batch.event[rows]] = batch.vertex[rows]
         return EventOrigins(prior.clone(), prior, torch.linalg.inv(covariance), batch.event)
 
-    def _vertex_whitening(self, helix: Helix, batch: Batch) -> Whitening | None:
+    def _meets_vertex(self, batch: Batch) -> Tensor:
+        """Which tracks have two vertex rows (tracks,)."""
+        return batch.outward if self.vertex == "fitted" else batch.has_vertex
+
+    def _vertex_axes(self, helix: Helix, batch: Batch) -> Tensor | None:
+        """Axes of the vertex rows; they stay as they are while the fit goes on, as the weights do."""
         if self.vertex == "absent":
             return None
-        counts = (batch.has_vertex | (self.vertex == "fitted") & batch.outward)[:, None].expand(-1, 2)
+        t = hx.tangent(helix, hx.path_to_axis(helix, batch.vertex))
+        return torch.stack([*hx.frame(t), t], -2)
+
+    def _vertex_whitening(self, axes: Tensor | None, batch: Batch) -> Whitening | None:
+        if axes is None:
+            return None
+        counts = self._meets_vertex(batch)[:, None].expand(-1, 2)
         if self.vertex == "fitted":
             return Whitening.independent(torch.full_like(batch.vertex[:, :2], _ORIGIN_SPREAD**2), counts)
-        across = torch.stack(hx.frame(hx.tangent(helix, hx.path_to_axis(helix, batch.vertex))), -2)
+        across = axes[:, :2]
         covariance = across @ batch.vertex_cov @ across.transpose(-1, -2)
         if self.noise.kind == "full":
             return Whitening.correlated(covariance, counts)
         return Whitening.independent(covariance.diagonal(dim1=-2, dim2=-1), counts)
 
     def _vertex_plane(self, fit: Fit, batch: Batch) -> Plane:
+        assert fit.vertex_axes is not None
         target = batch.vertex if fit.origins is None else fit.origins.position[batch.event]
-        t = hx.tangent(fit.helix, hx.path_to_axis(fit.helix, target))
-        return Plane(target[:, None], *(axis[:, None] for axis in (*hx.frame(t), t)))
+        e1, e2, along = fit.vertex_axes[:, None].unbind(-2)
+        return Plane(target[:, None], e1, e2, along)
 
     def _vertex_rows(self, fit: Fit, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         assert fit.vertex_whitening is not None
         plane = self._vertex_plane(fit, batch)
         residual, s = residuals(fit.helix, plane)
         change = derivatives(fit.helix, plane, s, self.n_parameters).squeeze(1)
-        towards = -torch.stack([plane.u.squeeze(1), plane.v.squeeze(1)], -2)
+        t = hx.tangent(hx.expand(fit.helix), s)
+        slope = plane.components(t) / (t * plane.normal).sum(-1, keepdim=True)
+        towards = slope.transpose(1, 2) * plane.normal - torch.cat([plane.u, plane.v], 1)
         rows = residual.squeeze(1), change, towards
         r, j, a = (fit.vertex_whitening(row).to(self.dtype) for row in rows)
         return r, j, a
 
     def _vertex_chi2(self, fit: Fit, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """χ² of the vertex rows (tracks,), and of the origins' priors with their degrees of freedom (events,)."""
+        """χ² of the vertex rows (tracks,), and of the origins' priors with their ν (events,)."""
         zero = batch.vertex.new_zeros(batch.n_events)
         if fit.vertex_whitening is None:
             return batch.vertex.new_zeros(batch.n_tracks), zero, zero
@@ -241,4 +262,5 @@ class HelixChi2(nn.Module):
         pull = fit.origins.position - fit.origins.prior
         origin = (pull[:, None] @ fit.origins.weight @ pull[..., None]).flatten()
         measured = zero.index_add(0, batch.event, batch.has_vertex.to(zero)) > 0
-        return vertex, torch.where(measured, origin, 0.0), torch.where(measured, 0.0, -3.0).to(zero)
+        rows = zero.index_add(0, batch.event, 2.0 * (self._meets_vertex(batch) & fit.ok).to(zero))
+        return vertex, torch.where(measured, origin, 0.0), torch.where(measured, 0.0, -rows.clamp_max(3.0))

@@ -1,9 +1,28 @@
-"""Sums of residuals per layer, over batches and ranks."""
+"""Residuals of hits against the paths of their tracks, and their sums per layer, over batches and ranks."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from alignnet.loss.chi2 import Chi2, HelixChi2
+
+
+@torch.no_grad()
+def path_residual(loss: HelixChi2, chi2: Chi2) -> Tensor:
+    """Predicted minus measured with the kinks of the path fitted too, (tracks, hits, 2) [cm].
+
+    With correlated noise V = σ² + S, S of the scatterers, the helix of the fit is the track as it started;
+    far out the path strays from it by millimetres, which V knows. What is left at the most likely path is
+    σ² V⁻¹ r. Where the noise of the hits is independent there are no kinks, and this is the residual r
+    itself.
+    """
+    whitening = chi2.fit.whitening
+    if whitening.factor is None:
+        return chi2.residual
+    rows = whitening(chi2.residual.to(whitening.factor).flatten(1, 2))
+    variance = chi2.batch.sigma.square() + loss.noise.systematic**2
+    return variance * whitening.transposed(rows).unflatten(1, (-1, 2))
 
 
 class LayerSums:

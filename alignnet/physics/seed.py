@@ -1,7 +1,7 @@
 """A first guess of a track: the helix, or at B = 0 the line, through three of its hits.
 
-With chords in the transverse plane, the circle through P₁, P₂, P₃ has κ = 2 sin(∠P₂P₁P₃) / |P₃ − P₂|; its tangent
-at P₁ is the chord P₁P₃ turned back by asin(κ |P₁P₃| / 2). Nothing divides by κ.
+With chords in the transverse plane, the circle through P₁, P₂, P₃ has κ = 2 sin(∠P₂P₁P₃) / |P₃ − P₂|; its
+tangent at P₁ is the chord P₁P₃ turned back by asin(κ |P₁P₃| / 2). Nothing divides by κ.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ def seed(points: Tensor, is_hit: Tensor, outward: Tensor, b_z: float) -> Helix:
     Args:
         points: measured global positions (tracks, hits, 3) [cm].
         is_hit: which entries are hits rather than padding (tracks, hits).
-        outward: True where the path starts at the hit nearest to the z axis (collisions), False where it starts
-            at the hit of smallest z (beams) or, if the track is steeper in y, of largest y (cosmics); (tracks,).
+        outward: True where the path starts at the hit nearest to the z axis (collisions), False where it
+            starts at the hit of smallest z (beams) or, if the track is steeper in y, of largest y (cosmics);
+            (tracks,).
         b_z: field along z [T]; 0 gives straight lines.
     """
     first, middle, last = _three(points, is_hit, outward)
@@ -29,7 +30,8 @@ def seed(points: Tensor, is_hit: Tensor, outward: Tensor, b_z: float) -> Helix:
 def _three(points: Tensor, is_hit: Tensor, outward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The two ends of each track along its own axis, in order, and the hit nearest to their middle."""
     count = is_hit.sum(-1, keepdim=True)
-    offset = (points - (points * is_hit[..., None]).sum(-2, keepdim=True) / count[..., None]) * is_hit[..., None]
+    hit = is_hit[..., None]
+    offset = (points - (points * hit).sum(-2, keepdim=True) / count[..., None]) * hit
     far = _take(offset, offset.square().sum(-1).argmax(-1))
     along = (offset * far[:, None]).sum(-1)
     low = torch.where(is_hit, along, torch.inf).argmin(-1)
@@ -62,7 +64,7 @@ def _line(first: Tensor, last: Tensor) -> Helix:
 def _circle(first: Tensor, middle: Tensor, last: Tensor) -> Helix:
     near, full, rest = (middle - first)[:, :2], (last - first)[:, :2], (last - middle)[:, :2]
     cross = near[:, 0] * full[:, 1] - near[:, 1] * full[:, 0]
-    length = full.norm(dim=-1)
+    length = full.norm(dim=-1).clamp_min(1e-12)  # 0 along the field
     kappa = 2 * cross / (near.norm(dim=-1) * length * rest.norm(dim=-1)).clamp_min(1e-12)
     sine = (0.5 * kappa * length).clamp(-0.99, 0.99)
     back, cosine = -torch.asin(sine), torch.sqrt(1 - sine.square())

@@ -1,14 +1,14 @@
 """Track states from hits by Gauss–Newton, batched, and with them the events' common origins.
 
-A residual is predicted minus measured in the sensor's plane, r = (u, v) components of x(s*) − x_measured with s*
-where the track crosses the plane. At fixed planes
+A residual is predicted minus measured in the sensor's plane, r = (u, v) components of x(s*) − x_measured with
+s* where the track crosses the plane. At fixed planes
 
     dr/dδ = (u, v) · [ ∂x/∂δ − t (n·∂x/∂δ)/(n·t) ]
 
-by the implicit-function theorem. Each step solves the normal equations of the whitened residuals; where events'
-origins v are fitted too, the vertex rows also depend on v and the tracks of an event are coupled through it. Tracks
-are eliminated first (A⊥ = A − J (JᵀJ)⁻¹ Jᵀ A, the 3×3 system of v remains), so the answer is that of the joint fit
-(Billoir, NIM 225 (1984) 352).
+by the implicit-function theorem. Each step solves the normal equations of the whitened residuals; where
+events' origins v are fitted too, the vertex rows also depend on v and the tracks of an event are coupled
+through it. Tracks are eliminated first (A⊥ = A − J (JᵀJ)⁻¹ Jᵀ A, the 3×3 system of v remains), so the answer
+is that of the joint fit (Billoir, NIM 225 (1984) 352).
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from alignnet.physics.whitening import Whitening
 def residuals(helix: Helix, planes: Plane) -> tuple[Tensor, Tensor]:
     """Predicted minus measured (tracks, hits, 2) [cm], and the path lengths (tracks, hits) [cm].
 
-    `helix` has the batch shape (tracks,), `planes` (tracks, hits). Differentiable in the planes and the helix.
+    `helix` has the batch shape (tracks,), `planes` (tracks, hits). Differentiable in the planes and the
+    helix.
     """
     states = hx.expand(helix)
     s = hx.path_to_plane(states, planes.origin, planes.normal)
@@ -87,15 +88,18 @@ def step(
         towards_origin: d whitened / d origin (tracks, rows, 3), with `origins`.
 
     Returns:
-        δ (tracks, parameters), the origins' move (events, 3) or None, and where a track is determined (tracks,).
+        δ (tracks, parameters), the origins' move (events, 3) or None, and where it is determined (tracks,).
     """
     tracks = solve(whitened, jacobian)
     if origins is None or towards_origin is None:
         return -tracks.solve_residual, None, tracks.ok
-    response = torch.stack([solve(column, jacobian).solve_residual for column in towards_origin.unbind(-1)], -1)
+    columns = towards_origin.unbind(-1)
+    response = torch.stack([solve(column, jacobian).solve_residual for column in columns], -1)
     projected = towards_origin - jacobian @ response
     left = whitened - (jacobian @ tracks.solve_residual[..., None]).squeeze(-1)
-    move = -origin_solve(projected, left, origins)
+    # A track that its hits do not determine tells nothing of the origin.
+    projected = torch.where(tracks.ok[:, None, None], projected, 0.0)
+    move = -origin_solve(projected, torch.where(tracks.ok[:, None], left, 0.0), origins)
     change = (response @ move[origins.event][..., None]).squeeze(-1)
     return -(tracks.solve_residual + change), move, tracks.ok
 

@@ -34,7 +34,8 @@ class Whitening(NamedTuple):
         eye = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
         lower, info = torch.linalg.cholesky_ex(torch.where(both, covariance, eye))
         usable = (info == 0)[:, None, None] & lower.isfinite().all((-1, -2), keepdim=True)
-        factor = torch.linalg.solve_triangular(torch.where(usable, lower, eye), eye.expand_as(lower), upper=False)
+        lower = torch.where(usable, lower, eye)
+        factor = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
         return cls(None, factor * is_row[:, :, None] * usable)
 
     @property

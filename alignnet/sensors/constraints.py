@@ -35,7 +35,9 @@ def set_free(
     """
     known = sensors.parametrisation.names
     if missing := sorted(set(layers) - set(detector.layers)):
-        raise ConfigError(f"sensors.fixed.layers has {missing}; detector {detector.name} has {detector.layers}")
+        raise ConfigError(
+            f"sensors.fixed.layers has {missing}; detector {detector.name} has {detector.layers}"
+        )
     fixed = torch.isin(detector.layer, torch.tensor(list(layers), dtype=torch.int64))
     free = ~fixed[:, None] & ~_columns(dof, known, "sensors.fixed.dof")
     for pattern in names:

@@ -1,7 +1,7 @@
 """Rigid motions of the volumes of a hierarchy level, as displacements of the sensors on them.
 
-A volume that moves by t and turns by w about its centre c (the mean of its sensors' origins) moves the sensor at T
-by t + w × (T − c) and turns it by w; in the sensor's own frame both are multiplied by Rᵀ.
+A volume that moves by t and turns by w about its centre c (the mean of its sensors' origins) moves the sensor
+at T by t + w × (T − c) and turns it by w; in the sensor's own frame both are multiplied by Rᵀ.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def volume_motions(detector: Detector, level: str) -> tuple[Tensor, Tensor]:
         level: a level of the detector's hierarchy (`Detector.levels`).
 
     Returns:
-        (sensors, 6, 6), the last dimension the motions (translations along global x, y, z; rotations about them),
-        and each sensor's volume (sensors,), −1 where it has none.
+        (sensors, 6, 6), the last dimension the motions (translations along global x, y, z; rotations about
+        them), and each sensor's volume (sensors,), −1 where it has none.
     """
     group, names = detector.groups(level)
     inside = group >= 0
@@ -41,11 +41,9 @@ def volume_motions(detector: Detector, level: str) -> tuple[Tensor, Tensor]:
 
 
 def theta_motions(sensors: SensorLayer, motions: Tensor) -> Tensor:
-    """The same motions (sensors, 6, motions) in the sensors' own degrees of freedom (sensors, dof, motions)."""
-
-    def theta(local: Tensor, *frame: Tensor) -> Tensor:
-        return sensors.parametrisation.theta(local, type(sensors.frame)(*frame))
-
-    at_zero = motions.new_zeros(len(motions), 6)
-    jacobian: Tensor = torch.vmap(torch.func.jacrev(theta))(at_zero, *sensors.frame)
-    return jacobian @ motions
+    """The same motions (sensors, 6, motions) in the sensors' degrees of freedom (sensors, dof, motions)."""
+    local = motions.new_zeros(len(motions), 6, requires_grad=True)
+    with torch.enable_grad():
+        theta = sensors.parametrisation.theta(local, sensors.frame)
+        rows = [torch.autograd.grad(dof.sum(), local, retain_graph=True)[0] for dof in theta.unbind(-1)]
+    return torch.stack(rows, -2) @ motions

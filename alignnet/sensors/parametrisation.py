@@ -1,7 +1,7 @@
 """From the degrees of freedom Θ of sensors to the weights Φ = (W, b) of their linear layers.
 
-With the nominal place (R, T), the reordering PO of (l_x, l_y, l_z) into (u, v, w), D⁻¹ = diag(d₁, d₂, ·) and the
-constant Δ = −D · centre (docs/physics.md, A sensor is a linear layer), a rigid motion (a_R, a_T) is
+With the nominal place (R, T), the reordering PO of (l_x, l_y, l_z) into (u, v, w), D⁻¹ = diag(d₁, d₂, ·) and
+the constant Δ = −D · centre (docs/physics.md, A sensor is a linear layer), a rigid motion (a_R, a_T) is
 
     W = POᵀ Rᵀ (a_R − 1) R PO D⁻¹   (first two columns)
     b = POᵀ Rᵀ [ (a_R − 1)(T − R PO D⁻¹ Δ) + a_T ]
@@ -89,7 +89,9 @@ class RigidGlobal(Parametrisation):
         turn = rigid.euler_to_matrix(theta[..., 3:])
         turn = turn - torch.eye(3, dtype=turn.dtype, device=turn.device)
         back = frame.rotation.transpose(-1, -2)
-        shift = (back @ ((turn @ frame.translation[..., None]).squeeze(-1) + theta[..., :3])[..., None]).squeeze(-1)
+        shift = (
+            back @ ((turn @ frame.translation[..., None]).squeeze(-1) + theta[..., :3])[..., None]
+        ).squeeze(-1)
         return _phi(back @ turn @ frame.rotation, shift, frame)
 
     def theta(self, local: Tensor, frame: Frame) -> Tensor:
@@ -112,7 +114,11 @@ class Affine(Parametrisation):
         return torch.cat([phi.weight.flatten(-2), phi.bias], -1)
 
 
-PARAMETRISATIONS: dict[str, type[Parametrisation]] = {"local": RigidLocal, "global": RigidGlobal, "affine": Affine}
+PARAMETRISATIONS: dict[str, type[Parametrisation]] = {
+    "local": RigidLocal,
+    "global": RigidGlobal,
+    "affine": Affine,
+}
 """By the name that a configuration uses."""
 
 

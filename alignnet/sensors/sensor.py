@@ -2,9 +2,9 @@
 
     g = R PO (W + diag(d₁, d₂)) s̃ − R PO D⁻¹ Δ + R PO b + T,       l = PO D⁻¹ (s̃ − Δ),  Δ = −D · centre
 
-s̃ ∈ [−1, 1]² over the active area; W (3×2) and b (3) are corrections, zero at the nominal place (R, T), and come
-from the degrees of freedom Θ through a `Parametrisation` in every forward pass, so that autograd carries
-∇_Φ C → (∂Φ/∂Θ)ᵀ ∇_Φ C. One class serves one sensor or any batch of them: 24,120 sensors are one stacked parameter.
+s̃ ∈ [−1, 1]² over the active area; W (3×2) and b (3) are corrections, zero at the nominal place (R, T), and
+come from the degrees of freedom Θ through a `Parametrisation` in every forward pass, so that autograd carries
+∇_Φ C → (∂Φ/∂Θ)ᵀ ∇_Φ C. One class serves one sensor or any batch: 24,120 sensors are one stacked parameter.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class SensorLayer(nn.Module):
         translation: nominal positions of the local origins (*batch, 3) [cm].
         half: half-lengths of the active areas (*batch, 2) [cm].
         centre: local (u, v) of their centres (*batch, 2) [cm]; default 0.
-        parametrisation: "local" (six, in the sensor's frame), "global" (six, ALICE's AlignParam) or "affine" (nine).
+        parametrisation: "local" (six, sensor's frame), "global" (six, ALICE's AlignParam) or "affine" (nine).
 
     Attributes:
         theta: the degrees of freedom, parameter (*batch, 6 or 9), zero at the nominal place.
@@ -70,16 +70,16 @@ class SensorLayer(nn.Module):
         if (detector.curvature_radius != 0).any():
             name = detector.names[int((detector.curvature_radius != 0).nonzero()[0])]
             raise GeometryError(f"sensor {name} is bent (curvature_radius ≠ 0); flat sensors were expected")
-        tables = (detector.rotation, detector.translation, detector.half, detector.centre)
-        return cls(*(t.clone() for t in tables), parametrisation=parametrisation)
+        rotation, translation = detector.rotation.clone(), detector.translation.clone()
+        return cls(rotation, translation, detector.half.clone(), detector.centre.clone(), parametrisation)
 
     def __len__(self) -> int:
         return self.theta.shape[0]
 
     def __getitem__(self, index: int | slice | Tensor) -> SensorLayer:
-        """Sensor(s) `index` as a layer of their own; for an integer or a slice, a view that shares Θ's memory."""
-        tables = (self.rotation, self.translation, self.half_length, self.centre)
-        part = SensorLayer(*(t[index] for t in tables))
+        """Sensor(s) `index` as a layer of their own; of an integer or a slice, a view on Θ's memory."""
+        half, centre = self.half_length[index], self.centre[index]
+        part = SensorLayer(self.rotation[index], self.translation[index], half, centre)
         part.parametrisation = self.parametrisation
         part.theta = nn.Parameter(self.theta.data[index])
         part.free = self.free[index]
@@ -142,7 +142,7 @@ class SensorLayer(nn.Module):
 
     @torch.no_grad()
     def placement(self) -> tuple[Tensor, Tensor]:
-        """Where the sensors are by Θ: rotations (*batch, 3, 3) and positions of their local origins (*batch, 3).
+        """Where the sensors are by Θ: rotations (*batch, 3, 3), positions of their local origins (*batch, 3).
 
         For `affine`, the rotation nearest to the layer's axes.
         """

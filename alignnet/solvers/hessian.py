@@ -1,7 +1,7 @@
 """H and g of the whole alignment in the degrees of freedom Θ, summed over tracks and ranks.
 
-H·v is two sparse products with the hits' derivatives A (two rows a hit, the dof of its sensor in each) around a small
-dense product a track: AᵀMA v, with M the tracks' metrics. Memory traffic of A and M bounds it.
+H·v is two sparse products with the hits' derivatives A (two rows a hit, the dof of its sensor in each) around
+a small dense product a track: AᵀMA v, with M the tracks' metrics. Memory traffic of A and M bounds it.
 """
 
 from __future__ import annotations
@@ -40,9 +40,19 @@ class Problem:
         """g (sensors, dof)."""
         return self._collected([block.force for block in self.blocks])
 
-    def noise(self) -> Tensor:
-        """A gradient drawn from N(0, H), what pure noise pulls with; H⁻¹ times it is a draw of the answer's errors."""
-        return self._collected([block.noise for block in self.blocks])
+    def noise(self, seed: int = 0) -> Tensor:
+        """A gradient drawn from N(0, H), as of pure noise; H⁻¹ times it is a draw of the answer's errors.
+
+        Args:
+            seed: another one changes the signs of the tracks' noise (of whole events, where these are coupled by
+                their origin), which makes another draw.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        coupled = bool(self.blocks) and len(self.blocks[0].origin_inverse) > 0
+        n_signs = [len(b.sensor) for b in self.blocks] if not coupled else [len(self.blocks[0].origin_inverse)]
+        signs = 2 * torch.randint(2, (sum(n_signs),), generator=generator) - 1
+        parts = [signs[b.event] for b in self.blocks] if coupled else signs.split(n_signs)
+        return self._collected([b.noise * sign[:, None] for b, sign in zip(self.blocks, parts, strict=True)])
 
     def __call__(self, vector: Tensor) -> Tensor:
         """H times a vector (sensors, dof)."""
@@ -65,6 +75,8 @@ class Problem:
             derivative = block.derivative(self.jacobian)
             own = derivative.transpose(-1, -2) @ block.own_metric() @ derivative
             total.index_add_(0, block.sensor.flatten(), own.flatten(0, 1).to(self.dtype))
+        if self.blocks and len(self.blocks[0].origin_inverse):
+            total = total - self._origin_blocks()
         return (all_reduced(total) if reduce else total) + torch.diag_embed(1 - self.free)
 
     def hits(self) -> Tensor:
@@ -75,9 +87,25 @@ class Problem:
             total.index_add_(0, block.sensor.flatten(), used.flatten())
         return all_reduced(total)
 
+    def _origin_blocks(self) -> Tensor:
+        """What fitting the events' origins takes from the diagonal blocks (sensors, dof, dof)."""
+        inverse, n = self.blocks[0].origin_inverse.to(self.dtype), self.jacobian.shape[-1]
+        pair, rows = [], []
+        for block in self.blocks:
+            derivative = block.derivative(self.jacobian).to(self.dtype)
+            towards = block.towards_origin.to(self.dtype).unflatten(1, (block.n_hits, 2))
+            pair.append((block.event[:, None] * len(self) + block.sensor).flatten())
+            rows.append((derivative.transpose(-1, -2) @ towards).flatten(0, 1))
+        both, index = torch.cat(pair).unique(return_inverse=True)  # events and the sensors that they hit
+        own = inverse.new_zeros(len(both), n, 3).index_add_(0, index, torch.cat(rows))
+        taken = own @ inverse[both // len(self)] @ own.transpose(-1, -2)
+        return inverse.new_zeros(len(self), n, n).index_add_(0, both % len(self), taken)
+
     def _weighted(self, rows: list[Tensor]) -> list[Tensor]:
         """M times rows, the events' origins projected out."""
-        out = [(block.metric @ row[..., None]).squeeze(-1) for block, row in zip(self.blocks, rows, strict=True)]
+        out = [
+            (block.metric @ row[..., None]).squeeze(-1) for block, row in zip(self.blocks, rows, strict=True)
+        ]
         inverse = self.blocks[0].origin_inverse
         if not len(inverse):
             return out

@@ -1,14 +1,15 @@
-"""Volumes above the sensors: what they add to the unknowns, their priors, and a preconditioner that knows them.
+"""Volumes above the sensors: their unknowns, their priors, and a preconditioner that knows them.
 
 The displacement of the sensors is written with more unknowns than it needs,
 
     δ = δ_sensor + Σ_levels Z_l x_l,
 
-Z_l the rigid motions of the volumes of a level (half-barrels, staves, modules …). Each level may have a Gaussian
-prior of its own: a chip against its module, a stave against its half-barrel, as a mechanical drawing states
-tolerances. (A prior on every sensor against the drawing would pin their collective motion √N times tighter.)
-Without priors the extra unknowns change no answer; they are a coarse space. Slow modes of an alignment are
-collective, and conjugate gradients preconditioned by each level's own matrix Z_lᵀHZ_l find them in few iterations.
+Z_l the rigid motions of the volumes of a level (half-barrels, staves, modules …). Each level may have a
+Gaussian prior of its own: a chip against its module, a stave against its half-barrel, as a mechanical drawing
+states tolerances. (A prior on every sensor against the drawing would pin their collective motion √N times
+tighter.) Without priors the extra unknowns change no answer; they are a coarse space. Slow modes of an
+alignment are collective, and conjugate gradients preconditioned by each level's own matrix Z_lᵀHZ_l find them
+in few iterations.
 """
 
 from __future__ import annotations
@@ -95,17 +96,19 @@ class Hierarchical:
 
     def collect(self, force: Tensor) -> Tensor:
         """Transpose of `expand`."""
-        return torch.cat([(force * self.own).flatten(), *(level.restrict(force).flatten() for level in self.levels)])
+        return torch.cat(
+            [(force * self.own).flatten(), *(level.restrict(force).flatten() for level in self.levels)]
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         """H with priors times packed unknowns."""
         return self.collect(self.problem(self.expand(x))) + self.weight * x
 
     def noise(self, seed: int = 0) -> Tensor:
-        """A right-hand side drawn from N(0, H + priors): the answer to it is a draw of the answer's errors."""
+        """A right-hand side drawn from N(0, H + priors): what solves it is a draw of the answer's errors."""
         generator = torch.Generator().manual_seed(seed)
         draw = torch.randn(len(self), generator=generator, dtype=self.weight.dtype)
-        return self.collect(self.problem.noise()) + self.weight.sqrt() * draw
+        return self.collect(self.problem.noise(seed)) + self.weight.sqrt() * draw
 
     def preconditioner(self) -> Preconditioner:
         """Each level's own matrix, inverted."""
@@ -113,12 +116,12 @@ class Hierarchical:
 
 
 class Preconditioner:
-    """The inverse of H's diagonal blocks: sensors' 6×6, and each level's matrix (dense, or a block a volume)."""
+    """The inverse of H's diagonal blocks: sensors' 6×6, each level's matrix (dense, or a block a volume)."""
 
     def __init__(self, hierarchy: Hierarchical) -> None:
         self.hierarchy = hierarchy
         blocks = hierarchy.problem.diagonal_blocks()
-        first, *rest = hierarchy.weight.split(hierarchy._sizes)
+        first = hierarchy.weight.split(hierarchy._sizes)[0]
         own = hierarchy.own
         local = blocks * own[:, :, None] * own[:, None, :] + torch.diag_embed(first.view_as(own) + (1 - own))
         self.sensors = BlockJacobi(local)
@@ -154,8 +157,8 @@ def level_matrix(problem: Problem, level: Level) -> Tensor:
     """ZᵀHZ with the prior (groups·motions, groups·motions), assembled from each track's own small matrix.
 
     A track sees few volumes: the response of its rows to the motions of the volumes it hits is (2·hits,
-    hits·motions), and its metric turns that into one small dense matrix, scattered by volume. The coupling of tracks
-    through a fitted origin is left out: this matrix only preconditions.
+    hits·motions), and its metric turns that into one small dense matrix, scattered by volume. The coupling of
+    tracks through a fitted origin is left out: this matrix only preconditions.
     """
     n = level.n_groups * level.basis.shape[-1]
     motions = problem.jacobian @ level.basis

@@ -1,18 +1,19 @@
 """The alignment problem at a point Θ: residuals linear in the sensors' displacements, tracks projected out.
 
-With whitened residuals r, local derivatives J and P = 1 − J (JᵀJ)⁻¹ Jᵀ, the objective ½ Σ c_t χ²_t (c the robust
-weights, 1 without them: the likelihood's weighting, whatever the loss's normalisation over events) has
+With whitened residuals r, local derivatives J and P = 1 − J (JᵀJ)⁻¹ Jᵀ, the objective ½ Σ c_t χ²_t (c the
+robust weights, 1 without them: the likelihood's weighting, whatever the loss's normalisation over events) has
 
     gradient g = Σ c_t J_θᵀ P r,      Gauss–Newton matrix H = Σ c_t J_θᵀ P J_θ,
 
-Millepede's reduced matrix, applied to vectors without ever being formed. A sensor that moves by Φ → Φ + (δW, δb)
-moves the measured point and the plane by (δu, δv, δw) = δW s̃ + δb at the hit; with the track's slopes t_u/t_n and
-t_v/t_n in the sensor's frame, its residual changes by
+Millepede's reduced matrix, applied to vectors without ever being formed. A sensor that moves by
+Φ → Φ + (δW, δb) moves the measured point and the plane by (δu, δv, δw) = δW s̃ + δb at the hit; with the
+track's slopes t_u/t_n and t_v/t_n in the sensor's frame, its residual changes by
 
     δr_u = −δu + (t_u/t_n) δw,   δr_v = −δv + (t_v/t_n) δw
 
-with s̃ at the *predicted* position, where this is exact for rigid motions. So a hit needs four numbers (two slopes, two
-coordinates), and ∂Φ/∂Θ is applied once for each sensor. Where events' origins are fitted, they are projected out too.
+with s̃ at the *predicted* position, where this is exact for rigid motions. So a hit needs four numbers (two
+slopes, two coordinates), and ∂Φ/∂Θ is applied once for each sensor. Where events' origins are fitted, they
+are projected out too.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class Block(NamedTuple):
         Args:
             jacobian: ∂Φ/∂Θ of the sensors (sensors, 9, dof).
         """
-        own = jacobian.to(self.arm.dtype).index_select(0, self.sensor.flatten()).unflatten(0, self.sensor.shape)
+        own = jacobian.to(self.arm.dtype).index_select(0, self.sensor.flatten())
+        own = own.unflatten(0, self.sensor.shape)
         s1, s2 = self.arm[..., 0, None], self.arm[..., 1, None]
         move = [own[..., 2 * k, :] * s1 + own[..., 2 * k + 1, :] * s2 + own[..., 6 + k, :] for k in range(3)]
         return torch.stack([self.slope[..., k, None] * move[2] - move[k] for k in range(2)], 2)
@@ -63,16 +65,17 @@ class Block(NamedTuple):
     def own_metric(self) -> Tensor:
         """The 2×2 block of the metric that belongs to each hit (tracks, hits, 2, 2)."""
         n = self.n_hits
-        return self.metric.unflatten(2, (n, 2)).unflatten(1, (n, 2)).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
+        blocks = self.metric.unflatten(2, (n, 2)).unflatten(1, (n, 2))
+        return blocks.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
 
     def take(self, rows: Tensor, n_hits: int) -> Block:
         """Some tracks, with their first `n_hits` hits."""
         n = 2 * n_hits
-        origin = self.towards_origin[rows, :n]
         return Block(
-            *(field[rows, :n_hits] for field in self[:4]),
+            self.sensor[rows, :n_hits], self.is_hit[rows, :n_hits],
+            self.slope[rows, :n_hits], self.arm[rows, :n_hits],
             self.force[rows, :n], self.noise[rows, :n], self.metric[rows, :n, :n],
-            self.event[rows], origin, self.origin_inverse,
+            self.event[rows], self.towards_origin[rows, :n], self.origin_inverse,
         )  # fmt: skip
 
     def by_length(self) -> list[Block]:
@@ -91,7 +94,7 @@ def merged(blocks: list[Block]) -> list[Block]:
         shift += len(block.origin_inverse)
     inverse = torch.cat([block.origin_inverse for block in blocks]) if blocks else torch.zeros(0, 3, 3)
     return [
-        Block(*(torch.cat(fields) for fields in zip(*(b[:-1] for b in parts[n]), strict=True)), inverse)
+        Block._make([*map(torch.cat, zip(*(b[:-1] for b in parts[n]), strict=True)), inverse])
         for n in sorted(parts)
     ]
 
@@ -124,23 +127,31 @@ def linearise_at(
     """The linearised problem at a given fit."""
     scale = loss.at(planes, fit, batch).weight
     r, j, a = loss.rows(planes, fit, batch)
-    projected = _projected_rows(fit, j)  # P L⁻¹, (tracks, rows, 2·hits)
+    r, j = _used(r, scale), _used(j, scale)
+    projected = _used(_projected_rows(fit, j), scale)  # P L⁻¹, (tracks, rows, 2·hits)
     metric = projected.transpose(-1, -2) @ projected * scale[:, None, None]
     epsilon = _standard_normal(r, batch, seed) * scale.sqrt()[:, None]
     force, noise = _forces(projected, r * scale[:, None]), _forces(projected, epsilon)
     towards, inverse = metric.new_zeros(len(r), 0, 3), metric.new_zeros(0, 3, 3)
     if fit.origins is not None and a is not None:
+        a = _used(a, scale)
         a = a - j @ torch.stack([solve(column, j).solve_residual for column in a.unbind(-1)], -1)
         towards = projected.transpose(-1, -2) @ a * scale[:, None, None]
         inverse, move = _origin_noise(a, epsilon, scale, fit, batch, seed)
         noise = noise - (towards @ move[..., None]).squeeze(-1)
-    slope, arm = _levers(sensors, planes, fit, batch)
-    stored = (t.to(dtype) for t in (slope, arm, force, noise, metric))
-    return Block(batch.sensor, batch.is_hit, *stored, batch.event, towards.to(dtype), inverse.to(dtype))
+    slope, arm = (_used(lever, scale) for lever in _levers(sensors, planes, fit, batch))
+    stored = [t.to(dtype) for t in (slope, arm, force, noise, metric)]
+    rest = [batch.event, towards.to(dtype), inverse.to(dtype)]
+    return Block._make([batch.sensor, batch.is_hit, *stored, *rest])
+
+
+def _used(values: Tensor, scale: Tensor) -> Tensor:
+    """Values of the tracks with weight; those of the others, which may not be finite, are 0."""
+    return torch.where(scale.view(-1, *[1] * (values.dim() - 1)) > 0, values, 0.0)
 
 
 def _projected_rows(fit: Fit, jacobian: Tensor) -> Tensor:
-    """P L⁻¹ of the hits' rows (tracks, rows, 2·hits), the vertex rows, which no sensor moves, among the rows."""
+    """P L⁻¹ of the hits' rows (tracks, rows, 2·hits); rows are those of the vertex too."""
     n_rows = jacobian.shape[1] - (2 if fit.vertex_whitening is not None else 0)
     eye = torch.eye(n_rows, dtype=jacobian.dtype, device=jacobian.device).expand(len(jacobian), -1, -1)
     hits = fit.whitening.to(jacobian.dtype)(eye)

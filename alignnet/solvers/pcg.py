@@ -36,7 +36,9 @@ class BlockJacobi:
         values, vectors = torch.linalg.eigh(scaled)
         seen = (diagonal > 0).any(-1, keepdim=True)
         inverse = torch.where(seen & (values > damping), 1 / values.clamp_min(damping), 0.0)
-        self.inverse = (vectors * inverse[:, None]) @ vectors.transpose(-1, -2) * scale[:, :, None] * scale[:, None, :]
+        self.inverse = (
+            (vectors * inverse[:, None]) @ vectors.transpose(-1, -2) * scale[:, :, None] * scale[:, None, :]
+        )
 
     def __call__(self, vector: Tensor) -> Tensor:
         """B⁻¹ times a vector (sensors, dof)."""
@@ -49,11 +51,12 @@ def conjugate_gradients(
     preconditioner: Callable[[Tensor], Tensor],
     tolerance: float = 1e-6,
     max_iterations: int = 200,
+    enough: float = 0.0,
     progress: Callable[[int, float], None] | None = None,
 ) -> Solution:
     """Solve matrix · x = b for a symmetric positive (semi)definite matrix.
 
-    Stops when √(rᵀM⁻¹r) has fallen by `tolerance`, or after `max_iterations`; `Solution.converged` says which.
+    Stops when √(rᵀM⁻¹r) has fallen by `tolerance` or after `max_iterations`; `Solution.converged` says which.
 
     Raises:
         ConvergenceError: a number became non-finite, or the matrix or preconditioner is not positive.
@@ -61,19 +64,29 @@ def conjugate_gradients(
     x, r = torch.zeros_like(b), b.clone()
     z = preconditioner(r)
     p, rho = z.clone(), float((r * z).sum())
-    start, iteration = rho, 0
-    while iteration < max_iterations and rho > tolerance**2 * start:
+    start, iteration = _checked(rho, rho, 0), 0
+    goal = max(tolerance**2 * start, enough)
+    while iteration < max_iterations and rho > goal:
         q = matrix(p)
         curvature = float((p * q).sum())
         if not curvature > 0:
             if iteration and curvature >= -1e-12 * start:
                 break
-            raise ConvergenceError(f"conjugate gradients met the curvature {curvature:.3g} in iteration {iteration}")
+            raise ConvergenceError(
+                f"conjugate gradients met the curvature {curvature:.3g} in iteration {iteration}"
+            )
         x, r = x + rho / curvature * p, r - rho / curvature * q
         z = preconditioner(r)
-        rho, last = float((r * z).sum()), rho
+        rho, last = _checked(float((r * z).sum()), start, iteration), rho
         p, iteration = z + rho / last * p, iteration + 1
         if progress is not None:
             progress(iteration, (rho / start) ** 0.5)
-    residual = (max(rho, 0.0) / start) ** 0.5 if start > 0 else 0.0
-    return Solution(x, iteration, residual, rho <= tolerance**2 * start)
+    residual = (rho / start) ** 0.5 if start > 0 else 0.0
+    return Solution(x, iteration, residual, rho <= goal)
+
+
+def _checked(rho: float, start: float, iteration: int) -> float:
+    """rᵀM⁻¹r, finite and, but for rounding, not below 0."""
+    if not -1e-12 * start <= rho < float("inf"):
+        raise ConvergenceError(f"conjugate gradients met the norm {rho:.3g} in iteration {iteration}")
+    return max(rho, 0.0)

@@ -1,8 +1,10 @@
 """Residuals of hits against their tracks fitted without them.
 
-With V the covariance of a track's residuals and M = V⁻¹ − V⁻¹J(JᵀV⁻¹J)⁻¹JᵀV⁻¹, the residual of hit i against the
-track fitted without it is M_ii⁻¹ (M r)_i with covariance M_ii⁻¹ (2×2 blocks): exact for a linear fit, with the
-correlations of scattering, and no refit.
+With V the covariance of a track's residuals and M = V⁻¹ − V⁻¹J(JᵀV⁻¹J)⁻¹JᵀV⁻¹, the residual of hit i
+against the track fitted without it is M_ii⁻¹ (M r)_i with covariance M_ii⁻¹ (2×2 blocks): exact for a
+linear fit, with the correlations of scattering (the path's kinks are predicted from the other hits too), and no
+refit. Where the event's origin is fitted too, M is
+that of the joint fit: its part that the origin follows is projected out as well.
 """
 
 from __future__ import annotations
@@ -29,10 +31,15 @@ def unbiased(loss: HelixChi2, sensors: SensorLayer, chi2: Chi2) -> Unbiased:
     """Unbiased residuals of a batch at the fit of its χ²."""
     batch = chi2.batch
     block = linearise_at(loss, sensors, sensors.planes(batch.uv, batch.sensor), chi2.fit, batch)
+    if len(block.origin_inverse):
+        origin = block.towards_origin @ block.origin_inverse[batch.event]
+        block = block._replace(metric=block.metric - origin @ block.towards_origin.transpose(-1, -2))
     own = block.own_metric()
     determined = torch.linalg.det(own) > 1e-9 * own.diagonal(dim1=-2, dim2=-1).prod(-1).clamp_min(1e-30)
     eye = torch.eye(2, dtype=own.dtype, device=own.device)
     inverse = torch.linalg.inv(torch.where(determined[..., None, None], own, eye))
     inverse = torch.where(determined[..., None, None], inverse, torch.nan)
     residual = (inverse @ block.force.unflatten(1, (-1, 2))[..., None]).squeeze(-1)
-    return Unbiased(residual, inverse.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt())
+    # The metric carries the track's robust weight, which says nothing about how far its hits stray.
+    variance = inverse.diagonal(dim1=-2, dim2=-1) * chi2.weight[:, None, None]
+    return Unbiased(residual, variance.clamp_min(0).sqrt())

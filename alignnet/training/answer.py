@@ -22,7 +22,7 @@ class Answer:
     """An alignment of a detector's sensors."""
 
     local: Tensor  # local six (sensors, 6)
-    error: Tensor  # standard deviation of each, the other sensors held in place (sensors, 6); NaN without hits
+    error: Tensor  # σ of each, the other sensors held in place (sensors, 6); NaN where its hits do not determine it
     n_hits: Tensor  # hits of training tracks (sensors,)
     status: Tensor  # 0 aligned, 1 fixed, 2 too few hits (sensors,)
     error_draws: list[Tensor]  # draws of the statistical errors of all sensors together, each (sensors, 6)
@@ -41,7 +41,7 @@ def answer_of(module: AlignmentModule, data: AlignmentData, draws: int = 0) -> A
     layer.set_local(local)
     solver = _solver(module, layer)
     for batch in data.loader("train"):
-        solver.add(linearise(module.loss, layer, batch, torch.float32, module.seed))
+        solver.add(linearise(module.loss, layer, batch, solver.dtype, module.seed))
     problem = Problem(layer, solver.blocks)
     n_hits = problem.hits()
     status = torch.where(n_hits >= solver.min_hits, ALIGNED, TOO_FEW_HITS)
@@ -52,8 +52,8 @@ def answer_of(module: AlignmentModule, data: AlignmentData, draws: int = 0) -> A
 
 def _solver(module: AlignmentModule, layer: SensorLayer) -> GaussNewton:
     """A Gauss–Newton system with the run's own priors, or with none."""
-    fixed = ~module.sensors.free.any(-1)
-    layer.free[fixed] = False
+    same = layer.parametrisation.names == module.sensors.parametrisation.names
+    layer.free.copy_(module.sensors.free if same else module.sensors.free.any(-1, keepdim=True).expand(-1, 6))
     used = module.make_optimizer([torch.nn.Parameter(module.sensors.theta.detach().clone())])
     if isinstance(used, GaussNewton):
         solver = module.make_optimizer([layer.theta])
@@ -70,4 +70,5 @@ def _conditional_errors(problem: Problem, n_hits: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(blocks * scale[:, :, None] * scale[:, None, :])
     variance = (vectors.square() / values.clamp_min(1e-12)[:, None]).sum(-1) * scale.square()
     error = torch.where(problem.free > 0, variance.sqrt(), torch.zeros_like(variance))
-    return torch.where(n_hits[:, None] > 0, error, torch.nan)
+    determined = (values.amin(-1, keepdim=True) > 1e-10) & (n_hits[:, None] > 0)
+    return torch.where(determined, error, torch.nan)

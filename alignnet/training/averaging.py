@@ -2,8 +2,8 @@
 
     Θ ← Σ_m μ_m Θ_m / Σ_m μ_m   every τ steps, μ_m the size of worker m's partition of the data
 
-on top of torch's model averagers and Lightning's DDP: gradients stay local (torch's post-local-SGD hook with its
-all-reduce switched off), and after every τ-th step the parameters are averaged.
+on top of torch's model averagers and Lightning's DDP: gradients stay local (torch's post-local-SGD hook with
+its all-reduce switched off), and after every τ-th step the parameters are averaged.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
-from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import PostLocalSGDState, post_localSGD_hook
+from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import (
+    PostLocalSGDState,
+    post_localSGD_hook,
+)
 from torch.distributed.algorithms.model_averaging.averagers import ModelAverager
 
 
@@ -29,7 +32,9 @@ class WeightedPeriodicAverager(ModelAverager):
     def __init__(self, period: int, weight: float) -> None:
         super().__init__()
         if period < 1 or not weight >= 0:
-            raise ValueError(f"period is {period} and weight {weight}; expected a period ≥ 1 and a weight ≥ 0")
+            raise ValueError(
+                f"period is {period} and weight {weight}; expected a period ≥ 1 and a weight ≥ 0"
+            )
         self.period, self.weight = period, weight
 
     @torch.no_grad()
@@ -75,5 +80,6 @@ class PartitionAveraging(DDPStrategy):
         super().setup(trainer)
 
     def _enable_model_averaging(self) -> None:
-        assert self._model_averaging_period is not None and self.weight is not None
+        assert self._model_averaging_period is not None
+        assert self.weight is not None
         self._model_averager = WeightedPeriodicAverager(self._model_averaging_period, self.weight)

@@ -71,7 +71,8 @@ class AlignmentMonitor(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Step size, remaining misalignment, Gauss–Newton's report, figures, history."""
-        assert isinstance(pl_module, AlignmentModule) and self._last is not None
+        assert isinstance(pl_module, AlignmentModule)
+        assert self._last is not None
         local = pl_module.sensors.local()
         step = (local - self._last)[:, :3].square().mean().sqrt()
         pl_module.log("train/step_um", float(step) / UM, prog_bar=True)
@@ -116,7 +117,7 @@ class AlignmentMonitor(L.Callback):
 
 
 class Checkpoints(ModelCheckpoint):
-    """`last.ckpt` after every epoch and `best.ckpt` by the validation χ²/ndf (the training one without validation).
+    """`last.ckpt` after every epoch, `best.ckpt` by χ²/ndf of validation (of training without validation).
 
     Args:
         folder: where they go.
@@ -143,9 +144,11 @@ class ProgressLine(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say how far it is."""
         m = trainer.callback_metrics
-        parts = [f"{k.split('/')[0]} χ²/ndf {float(m[k]):.4g}" for k in ("train/chi2_per_ndf", "val/chi2_per_ndf") if k in m]
+        parts = [
+            f"{k.split('/')[0]} χ²/ndf {float(m[k]):.4g}"
+            for k in ("train/chi2_per_ndf", "val/chi2_per_ndf")
+            if k in m
+        ]
         step = f", step {float(m['train/step_um']):.3g} µm" if "train/step_um" in m else ""
         if trainer.is_global_zero:
             log.info("epoch %d: %s%s", trainer.current_epoch, ", ".join(parts), step)
-
-

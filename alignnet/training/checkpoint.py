@@ -17,7 +17,9 @@ from alignnet.errors import CheckpointError
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes to a temporary name in the same folder and renames; loads tensors and plain values only."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
         """Write a checkpoint; a kill at any moment leaves the old file or the new one."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,15 +48,20 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint file, as `AtomicCheckpointIO.load_checkpoint`."""
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; give the folder of a run that has checkpoints/last.ckpt")
+        raise CheckpointError(
+            f"{path}: no such checkpoint; give the folder of a run that has checkpoints/last.ckpt"
+        )
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: refused, it is damaged or holds more than tensors and plain values ({str(error).splitlines()[0]})"
+            f"{path}: refused, it is damaged or holds more than tensors and plain values "
+            f"({str(error).splitlines()[0]})"
         ) from error
     except (RuntimeError, EOFError, zipfile.BadZipFile, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged or not a checkpoint ({str(error).splitlines()[0]})") from error
+        raise CheckpointError(
+            f"{path}: damaged or not a checkpoint ({str(error).splitlines()[0]})"
+        ) from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise CheckpointError(f"{path}: not a checkpoint of a training run, it has no state_dict")
     return content

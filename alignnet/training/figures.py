@@ -16,13 +16,17 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73")
 def correction_figure(detector: Detector, local: Tensor) -> Figure:
     """Histograms of the corrections along u, v and w of each layer's sensors [µm]."""
     layers = detector.layers
-    figure = Figure(figsize=(2.6 * min(len(layers), 4), 2.2 * (1 + (len(layers) - 1) // 4)), layout="constrained")
+    figure = Figure(
+        figsize=(2.6 * min(len(layers), 4), 2.2 * (1 + (len(layers) - 1) // 4)), layout="constrained"
+    )
     axes = figure.subplots(1 + (len(layers) - 1) // 4, min(len(layers), 4), squeeze=False)
     for layer, axis in zip(layers, axes.flat, strict=False):
         values = local[detector.layer == layer, :3].numpy() / UM
         edge = max(1.0, float(np.abs(values).max()) * 1.05)
         for k, name in enumerate("uvw"):
-            axis.hist(values[:, k], bins=40, range=(-edge, edge), histtype="step", color=COLOURS[k], label=name)
+            axis.hist(
+                values[:, k], bins=40, range=(-edge, edge), histtype="step", color=COLOURS[k], label=name
+            )
         axis.set_title(f"layer {layer}", fontsize=9)
         axis.set_xlabel("correction [µm]", fontsize=8)
         axis.tick_params(labelsize=7)

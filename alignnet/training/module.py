@@ -1,7 +1,7 @@
 """The LightningModule of an alignment. It holds no physics: `HelixChi2` gives the cost, an optimiser moves Θ.
 
-Ranks work on shares of common batches. DDP averages gradients, so each rank returns its share of the sum times the
-number of ranks over the joint denominator: what N ranks do is what one process does with the joint batch.
+Ranks work on shares of common batches. DDP averages gradients, so each rank returns its share of the sum
+times the number of ranks over the joint denominator: N ranks do what one process does with the joint batch.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from alignnet.loss.chi2 import Chi2, HelixChi2
 from alignnet.loss.residuals import LayerSums
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.hessian import Problem, all_reduced
-from alignnet.solvers.linearised import linearise, linearise_at
+from alignnet.solvers.linearised import Block, linearise, linearise_at
 from alignnet.training.optim import GaussNewton, PreconditionedSGD
 
-_CURVATURE_SAMPLE = 20_000  # tracks with which the largest eigenvalue is measured
+_CURVATURE_BATCHES = 3  # batches with which the largest eigenvalue is measured
 
 
 class AlignmentModule(L.LightningModule):
@@ -70,31 +70,26 @@ class AlignmentModule(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Choose the epoch's order; measure the curvature where the optimiser asks for it."""
         sampler = getattr(self.trainer.train_dataloader, "batch_sampler", None)
-        if hasattr(sampler, "set_epoch"):
+        if sampler is not None and hasattr(sampler, "set_epoch"):
             sampler.set_epoch(self.current_epoch)
         self.sums = {}
-        if isinstance(self.optimizer, PreconditionedSGD) and self.optimizer.needs_curvature(self.current_epoch):
-            self._measure_curvature(self.optimizer)
+        optimizer = self.optimizer
+        if isinstance(optimizer, PreconditionedSGD) and optimizer.needs_curvature(self.current_epoch):
+            self._measure_curvature(optimizer)
 
     def training_step(self, batch: Batch, index: int) -> Tensor | None:
-        """The share of the cost of this rank's part of a batch; with Gauss–Newton, tracks for the epoch's step."""
+        """This rank's share of the cost of a batch; with Gauss–Newton, tracks for the epoch's step."""
+        last = self.trainer.is_last_batch
         if isinstance(self.optimizer, GaussNewton):
             self._linearise(batch, self.optimizer)
-            if self.trainer.is_last_batch:
+            if last:
                 self._step()
-            return None
-        chi2 = self.loss(self.sensors, batch)
-        self._check(chi2)
-        self._count("train", chi2)
-        total, count = chi2.sums(self.loss.normalisation)
-        if self.local_training:
-            return total / count.clamp_min(1)
-        joint = all_reduced(count.detach().clone())
-        return total * self.trainer.world_size / joint.clamp_min(1)
-
-    def on_train_epoch_end(self) -> None:
-        """The epoch's means."""
-        self._log("train")
+            cost = None
+        else:
+            cost = self._cost(batch)
+        if last:
+            self._log("train")
+        return cost
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums of this pass."""
@@ -126,7 +121,9 @@ class AlignmentModule(L.LightningModule):
         """
         found = checkpoint.get("alignnet")
         if not isinstance(found, dict):
-            raise CheckpointError("the checkpoint was not written by alignnet: it does not say which detector it is for")
+            raise CheckpointError(
+                "the checkpoint was not written by alignnet: it does not say which detector it is for"
+            )
         for key, expected in self._identity().items():
             if found.get(key) != expected:
                 raise CheckpointError(
@@ -141,6 +138,16 @@ class AlignmentModule(L.LightningModule):
             "parametrisation": type(self.sensors.parametrisation).__name__,
         }
 
+    def _cost(self, batch: Batch) -> Tensor:
+        chi2 = self.loss(self.sensors, batch)
+        self._check(chi2)
+        self._count("train", chi2)
+        total, count = chi2.sums(self.loss.normalisation)
+        if self.local_training:
+            return total / count.clamp_min(1)
+        joint = all_reduced(count.detach().clone())
+        return total * self.trainer.world_size / joint.clamp_min(1)
+
     def _step(self) -> None:
         """Gauss–Newton's step, through Lightning's wrapper, which counts it."""
         wrapped = self.optimizers()
@@ -154,22 +161,31 @@ class AlignmentModule(L.LightningModule):
             chi2 = self.loss.at(planes, fit, batch)
             self._check(chi2)
             self._count("train", chi2)
-            optimizer.add(linearise_at(self.loss, self.sensors, planes, fit, batch, torch.float32, self.seed))
+            optimizer.add(linearise_at(self.loss, self.sensors, planes, fit, batch, optimizer.dtype, self.seed))
 
     @torch.no_grad()
     def _measure_curvature(self, optimizer: PreconditionedSGD) -> None:
-        """One pass over the training events for the diagonal blocks, and a sample for the largest eigenvalue."""
-        blocks, sample, ndf = 0.0, [], torch.zeros((), dtype=torch.float64)
+        """One pass over the training events for the diagonal blocks, then some batches for the largest eigenvalue."""
+        total, sample = 0.0, []
         for batch in self.trainer.train_dataloader:
             block = linearise(self.loss, self.sensors, to_device(batch, self.device))
-            local = Problem(self.sensors, [block])
-            blocks = blocks + local.diagonal_blocks(reduce=False)
-            ndf += (2 * batch.is_hit.sum() - self.loss.n_parameters * batch.n_tracks).double()
-            if sum(len(b.sensor) for b in sample) < _CURVATURE_SAMPLE:
-                sample.append(block)
-        assert isinstance(blocks, Tensor)
-        largest = optimizer.precondition(Problem(self.sensors, sample), all_reduced(blocks), float(all_reduced(ndf)))
-        self.log("train/largest_eigenvalue", largest, rank_zero_only=True)
+            problem = Problem(self.sensors, [block])
+            total = total + problem.diagonal_blocks(reduce=False)
+            sample += [problem] if len(sample) < _CURVATURE_BATCHES else []
+        assert isinstance(total, Tensor)
+        n_batches = len(self.trainer.train_dataloader)
+        largest = optimizer.precondition(all_reduced(total) / n_batches, sample, self._mean_ndf(), 1 / n_batches)
+        self.log("train/largest_eigenvalue", largest, on_step=False, on_epoch=True, batch_size=1)
+
+    def _mean_ndf(self) -> float:
+        """Degrees of freedom of a batch, all ranks together."""
+        counts = torch.zeros(2, dtype=torch.float64)
+        for batch in self.trainer.train_dataloader:
+            ndf = 2 * batch.is_hit.sum() + 2 * (self.loss.vertex != "absent") * batch.has_vertex.sum()
+            counts += torch.stack([ndf - self.loss.n_parameters * batch.n_tracks, torch.ones_like(ndf)]).double()
+        counts[1] /= self.trainer.world_size
+        ndf, batches = all_reduced(counts).tolist()
+        return ndf / batches
 
     def _check(self, chi2: Chi2) -> None:
         """Stop where a determined track's χ² is not finite, on every rank at once."""
@@ -200,16 +216,23 @@ class AlignmentModule(L.LightningModule):
             }
         for key, value in values.items():
             name = f"{stage}/{key}"
-            self.sums[name] = self.sums.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().cpu().double()
+            self.sums[name] = (
+                self.sums.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().cpu().double()
+            )
 
     def _log(self, stage: str) -> None:
-        """Means of the pass over all ranks: χ²/ndf, its track and vertex parts, the cost and the used fraction."""
+        """Means of the pass over all ranks: χ²/ndf, its track and vertex parts, cost and used fraction."""
         names = ("track", "vertex", "ndf", "total", "count", "tracks", "weight")
         packed = all_reduced(torch.stack([self.sums[f"{stage}/{name}"] for name in names]))
         s = dict(zip(names, packed.tolist(), strict=True))
         ndf = max(s["ndf"], 1.0)
-        self.log(f"{stage}/chi2_per_ndf", (s["track"] + s["vertex"]) / ndf, prog_bar=True)
-        self.log(f"{stage}/chi2_track_per_ndf", s["track"] / ndf)
-        self.log(f"{stage}/chi2_vertex_per_ndf", s["vertex"] / ndf)
-        self.log(f"{stage}/cost", s["total"] / max(s["count"], 1.0))
-        self.log(f"{stage}/used_fraction", s["weight"] / max(s["tracks"], 1.0))
+        means = {
+            "chi2_per_ndf": (s["track"] + s["vertex"]) / ndf,
+            "chi2_track_per_ndf": s["track"] / ndf,
+            "chi2_vertex_per_ndf": s["vertex"] / ndf,
+            "cost": s["total"] / max(s["count"], 1.0),
+            "used_fraction": s["weight"] / max(s["tracks"], 1.0),
+        }
+        for name, value in means.items():
+            show = name == "chi2_per_ndf"
+            self.log(f"{stage}/{name}", value, prog_bar=show, on_step=False, on_epoch=True, batch_size=1)

@@ -1,10 +1,10 @@
 """Optimisers of alignments.
 
-* `torch.optim.SGD` in Θ is the published method; its learning rate has the units of Θ² and differs by orders of
-  magnitude between a shift and a rotation.
-* `PreconditionedSGD` multiplies the gradient by the inverse of the Gauss–Newton matrix's diagonal, or of its block
-  of each sensor, so that one learning rate near 1 serves every degree of freedom.
-* `GaussNewton` solves for all of them together, once an epoch, by conjugate gradients on the linearised tracks.
+* `torch.optim.SGD` in Θ is the published method; its learning rate has the units of Θ² and differs by orders
+  of magnitude between a shift and a rotation.
+* `PreconditionedSGD` multiplies the gradient by the inverse of the Gauss–Newton matrix's diagonal, or of its
+  block of each sensor, so that one learning rate near 1 serves every degree of freedom.
+* `GaussNewton` solves for all together, once an epoch, by conjugate gradients on the linearised tracks.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ from alignnet.solvers.pcg import BlockJacobi, Solution, conjugate_gradients
 class PreconditionedSGD(torch.optim.Optimizer):
     """Θ ← Θ − η B⁻¹ ∇C, with B the Gauss–Newton matrix's diagonal or its block of each sensor.
 
-    B is scaled by the largest eigenvalue of B⁻¹H, so that η = 1 is stable; it is measured once, before the first
-    step, and kept in the optimiser's state.
+    B is scaled by the largest eigenvalue of B⁻¹H, so that η = 1 is stable; it is measured once, before the
+    first step, and kept in the optimiser's state.
 
     Args:
         params: the one parameter Θ (sensors, dof).
         lr: η, near 1.
         momentum: heavy-ball momentum in [0, 1).
         block: "diagonal" or "sensor".
-        damping: relative to each diagonal element; larger keeps weakly measured directions from wandering.
+        tolerance: `{translation: cm, rotation: rad}` by which a sensor may be off: what its hits say less about than
+            this moves slowly, instead of far at the first step. None for no such limit.
         refresh: measure B again every so many epochs; 0 for once.
     """
 
@@ -46,15 +47,18 @@ class PreconditionedSGD(torch.optim.Optimizer):
         lr: float = 1.0,
         momentum: float = 0.0,
         block: str = "sensor",
-        damping: float = 1e-4,
+        tolerance: Mapping[str, float] | None = None,
         refresh: int = 0,
     ) -> None:
         if block not in ("diagonal", "sensor"):
             raise ConfigError(f"optimizer.block is {block!r}; choose diagonal or sensor")
         if not lr > 0 or not 0 <= momentum < 1:
-            raise ConfigError(f"optimizer.lr is {lr} and momentum {momentum}; expected lr > 0 and momentum in [0, 1)")
+            raise ConfigError(
+                f"optimizer.lr is {lr} and momentum {momentum}; expected lr > 0 and momentum in [0, 1)"
+            )
         super().__init__(params, dict(lr=lr, momentum=momentum))
-        self.block, self.damping, self.refresh = block, damping, refresh
+        self.block, self.refresh = block, refresh
+        self.tolerance = _pair("sensor", tolerance)
 
     def needs_curvature(self, epoch: int) -> bool:
         """Whether `precondition` is due before this epoch."""
@@ -62,28 +66,34 @@ class PreconditionedSGD(torch.optim.Optimizer):
         return "inverse" not in state or (self.refresh > 0 and epoch % self.refresh == 0 and epoch > 0)
 
     @torch.no_grad()
-    def precondition(self, problem: Problem, blocks: Tensor, ndf: float) -> float:
-        """Take B from curvature blocks (sensors, dof, dof) of ½χ²; returns the largest eigenvalue of B⁻¹H.
+    def precondition(self, blocks: Tensor, batches: list[Problem], ndf: float, share: float = 1.0) -> float:
+        """Take B from curvature blocks; returns the largest eigenvalue of B⁻¹H over single batches.
+
+        A sensor's few hits in one batch can be all it has, so that a batch's H exceeds the mean: the eigenvalue is
+        that of batches as they come.
 
         Args:
-            problem: tracks to find the eigenvalue with, a sample is enough.
-            blocks: diagonal blocks over the training tracks.
-            ndf: degrees of freedom of the training tracks, the cost's denominator.
+            blocks: diagonal blocks of ½χ² of a mean batch (sensors, dof, dof).
+            batches: some batches' H.
+            ndf: degrees of freedom of a mean batch, the cost's denominator.
+            share: of a mean batch in the training events.
         """
-        local = self._inverse(blocks)
-        sample = self._inverse(problem.diagonal_blocks())
-        largest = largest_eigenvalue(lambda x: sample(problem(x)), problem.free)
+        local = self._inverse(blocks, share)
+        largest = max(largest_eigenvalue(batch, local) for batch in batches)
         parameter = self.param_groups[0]["params"][0]
         self.state[parameter]["inverse"] = local.inverse * (0.5 * ndf / largest)
         return largest
 
-    def _inverse(self, blocks: Tensor) -> BlockJacobi:
+    def _inverse(self, blocks: Tensor, share: float) -> BlockJacobi:
         if self.block == "diagonal":
             blocks = torch.diag_embed(blocks.diagonal(dim1=-2, dim2=-1))
-        return BlockJacobi(blocks, self.damping)
+        n_dof = blocks.shape[-1]
+        weight = prior_weight(self.tolerance)
+        weight = weight if n_dof == 6 else weight[:1].expand(n_dof)
+        return BlockJacobi(blocks + torch.diag(weight * share))
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step."""
         loss = None
         if closure is not None:
@@ -106,14 +116,21 @@ class PreconditionedSGD(torch.optim.Optimizer):
         parameter.sub_(group["lr"] * direction)
 
 
-def largest_eigenvalue(matrix: Callable[[Tensor], Tensor], like: Tensor, iterations: int = 20) -> float:
-    """The largest eigenvalue of a matrix that is similar to a symmetric one, by power iteration (5 % high)."""
-    x = torch.randn(like.shape, generator=torch.Generator().manual_seed(0), dtype=like.dtype) * like
-    value = torch.ones((), dtype=like.dtype)
+def largest_eigenvalue(matrix: Problem, preconditioner: BlockJacobi, iterations: int = 30) -> float:
+    """The largest eigenvalue of B⁻¹H by power iteration, as the Rayleigh quotient xᵀHx / xᵀBx (5 % high)."""
+    y = torch.randn(matrix.free.shape, generator=torch.Generator().manual_seed(0), dtype=matrix.dtype)
+    x, value = preconditioner(y) * matrix.free, 1e-30
     for _ in range(iterations):
-        x = matrix(x / x.norm().clamp_min(1e-300))
-        value = x.norm()
-    return max(1.05 * float(value), 1e-30)
+        weight = float((x * y).sum())
+        y = matrix(x)
+        value = max(float((x * y).sum()) / weight, 1e-30) if weight > 0 else value
+        x = preconditioner(y)
+        scale = float((x * y).sum().clamp_min(1e-300).rsqrt())
+        x, y = x * scale, y * scale
+    return 1.05 * value
+
+
+_ENOUGH = 0.1  # of χ²: conjugate gradients need not gain less
 
 
 @dataclass(frozen=True)
@@ -137,6 +154,7 @@ class GaussNewton(torch.optim.Optimizer):
         sensor_prior: the same for the sensors against their volumes; null for none.
         min_hits: sensors with fewer hits have no unknowns of their own and follow their volumes.
         tolerance, max_iterations: of the conjugate gradients.
+        precision: "float64" or "float32" of the stored tracks; float32 halves the memory.
     """
 
     def __init__(
@@ -148,8 +166,12 @@ class GaussNewton(torch.optim.Optimizer):
         min_hits: int = 10,
         tolerance: float = 1e-4,
         max_iterations: int = 200,
+        precision: str = "float64",
     ) -> None:
+        if precision not in ("float64", "float32"):
+            raise ConfigError(f"optimizer.precision is {precision!r}; choose float64 or float32")
         super().__init__(params, dict(lr=lr))
+        self.dtype: torch.dtype = getattr(torch, precision)
         self.level_priors = {name: _pair(name, sigma) for name, sigma in (levels or {}).items()}
         self.sensor_prior = _pair("sensor", sensor_prior)
         self.min_hits, self.tolerance, self.max_iterations = min_hits, tolerance, max_iterations
@@ -175,7 +197,9 @@ class GaussNewton(torch.optim.Optimizer):
         assert self._sensors is not None
         problem = Problem(self._sensors, self.blocks)
         self.n_hits = problem.hits()
-        hierarchy = Hierarchical(problem, self._levels, prior_weight(self.sensor_prior), self.n_hits >= self.min_hits)
+        hierarchy = Hierarchical(
+            problem, self._levels, prior_weight(self.sensor_prior), self.n_hits >= self.min_hits
+        )
         return hierarchy, hierarchy.preconditioner()
 
     @torch.no_grad()
@@ -188,7 +212,9 @@ class GaussNewton(torch.optim.Optimizer):
         state = self.state[parameter]
         x = state.get("x", torch.zeros(len(hierarchy), dtype=torch.float64))
         force = -(hierarchy.collect(hierarchy.problem.gradient()) + hierarchy.weight * x)
-        solution = conjugate_gradients(hierarchy, force, preconditioner, self.tolerance, self.max_iterations)
+        solution = conjugate_gradients(
+            hierarchy, force, preconditioner, self.tolerance, self.max_iterations, _ENOUGH
+        )
         step = self.param_groups[0]["lr"] * solution.x
         state["x"] = x + step
         change = hierarchy.expand(step)
@@ -213,6 +239,7 @@ def _pair(name: str, sigma: Mapping[str, float] | None) -> tuple[float, float] |
         return None
     if set(sigma) != {"translation", "rotation"} or not all(value > 0 for value in sigma.values()):
         raise ConfigError(
-            f"optimizer prior of {name} is {dict(sigma)}; expected translation (cm) and rotation (rad), both > 0, or null"
+            f"optimizer prior of {name} is {dict(sigma)}; "
+            "expected translation (cm) and rotation (rad), both > 0, or null"
         )
     return sigma["translation"], sigma["rotation"]

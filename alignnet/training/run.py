@@ -1,4 +1,4 @@
-"""A training run in one call: trainer, callbacks, checkpoints, resume. What `alignnet train` and notebooks share."""
+"""A training run: trainer, callbacks, checkpoints, resume; what `alignnet train` and notebooks share."""
 
 from __future__ import annotations
 
@@ -46,8 +46,10 @@ def make_trainer(
     if options.get("enable_progress_bar", True):
         display.append(RichProgressBar(leave=False))
     if early_stop is not None:
-        display.append(EarlyStopping(monitor=monitor, mode="min", check_on_train_epoch_end=True, **early_stop))
-    settings = dict(options)
+        display.append(
+            EarlyStopping(monitor=monitor, mode="min", check_on_train_epoch_end=True, **early_stop)
+        )
+    settings = dict(options) if validates else {**options, "limit_val_batches": 0}
     if averaging is not None:
         settings["strategy"] = averaging
     try:
@@ -87,7 +89,9 @@ def last_checkpoint(run: Path) -> Path:
     """
     path = run / "checkpoints" / LAST
     if not path.is_file():
-        raise CheckpointError(f"{run}: no checkpoints/{LAST} there; give the folder of a training run (hydra.run.dir)")
+        raise CheckpointError(
+            f"{run}: no checkpoints/{LAST} there; give the folder of a training run (hydra.run.dir)"
+        )
     return path
 
 

@@ -19,6 +19,9 @@ from alignnet.geometry.telescope import telescope
 from alignnet.physics.helix import Helix, from_momentum, move, path_to_cylinder, path_to_plane, point
 from alignnet.units import UM
 
+TABLES = (
+    "sensor_id", "layer", "rotation", "translation", "half", "centre", "x_over_x0", "curvature_radius",
+)  # fmt: skip
 SHIFTS = torch.tensor([0.01, 0.01, 0.01, 1e-3, 1e-3, 1e-3], dtype=torch.float64)
 
 
@@ -81,17 +84,7 @@ def rings(z: float, layer: int, detector: Detector) -> Detector:
 
 
 def joined(parts: list[Detector]) -> Detector:
-    columns = (
-        "sensor_id",
-        "layer",
-        "rotation",
-        "translation",
-        "half",
-        "centre",
-        "x_over_x0",
-        "curvature_radius",
-    )
-    tables = {name: torch.cat([getattr(part, name) for part in parts]) for name in columns}
+    tables = {name: torch.cat([getattr(part, name) for part in parts]) for name in TABLES}
     return Detector(name="all", names=tuple(name for part in parts for name in part.names), b_z=0.5, **tables)
 
 
@@ -109,6 +102,31 @@ def test_a_barrel_is_crossed_where_a_walk_along_the_track_crosses_it(barrel, sou
     found = crossings(barrel, helix)
     assert pairs(found) == one_by_one(barrel, helix)
     assert len(pairs(found)) == len(found.s)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        ParticleGun(n_tracks_per_event=1, pt_min=0.05, eta_max=1.7),
+        ParticleGun(n_tracks_per_event=1, pt_min=0.05, eta_max=4.0, vertex_sigma=(0.5, 0.5, 5.0)),
+        Cosmics(p_min=0.3, half_x=4.5, half_z=15.0),
+    ],
+    ids=["collisions", "forward", "cosmics"],
+)
+def test_the_grids_know_every_sensor_that_a_track_may_hit(barrel, source):
+    inner = rows_of(barrel, barrel.layer < 3)
+    helix = helices(source, 3000, inner.b_z)
+    for layer in layers_of(inner):
+        known = layer.near(helix)
+        layer.grids = []  # try all sensors
+        assert pairs(known) == pairs(layer.near(helix))
+        assert len(known.s) > 50 or not getattr(layer.surface, "outward", True)
+
+
+def rows_of(detector: Detector, keep: Tensor) -> Detector:
+    names = tuple(name for name, kept in zip(detector.names, keep.tolist(), strict=True) if kept)
+    tables = {name: getattr(detector, name)[keep] for name in TABLES}
+    return Detector(name=detector.name, names=names, b_z=detector.b_z, **tables)
 
 
 def test_discs_and_planes_are_crossed_where_a_walk_along_the_track_crosses_them():
@@ -213,7 +231,7 @@ def acts(shared_data):
         pytest.skip(f"{path} is not there: tracks simulated by ACTS")
     nominal = read_detector(path)
     detector = misaligned(nominal, read_misalignment(path, nominal))
-    tracks = read_tracks(path, nominal, 0, 8000)
+    tracks = read_tracks(path, nominal, 0, 8000, short_tracks="drop")
     truth = {name: torch.from_numpy(column) for name, column in tracks.truth.items()}
     helix = from_momentum(truth["position"], truth["momentum"], truth["q"].double(), nominal.b_z)
     return detector, tracks, truth, crossings(detector, helix)

@@ -14,6 +14,7 @@ import uproot
 from alignnet.data.atomic import replacing
 from alignnet.data.root import (
     SimulationWriter,
+    has_misalignment,
     read_alignment,
     read_alignment_table,
     read_detector,
@@ -235,6 +236,14 @@ def test_misalignment_comes_back_in_sensor_order(file, tmp_path):
     path = write_tree(tmp_path / "b.root", "misalignment", six_branches(rows))
     expected = SIX * double(1, 0, 1, 0)[:, None]
     assert torch.equal(read_misalignment(path, DETECTOR), expected)
+
+
+def test_a_file_tells_whether_it_has_the_truth(file, tmp_path):
+    assert has_misalignment(file)
+    write_simulation(tmp_path / "data.root", DETECTOR, make_tracks(), None, METADATA)
+    assert not has_misalignment(tmp_path / "data.root")
+    with pytest.raises(SchemaError, match="no such file"):
+        has_misalignment(tmp_path / "none.root")
 
 
 def test_exact_places_go_before_rounded_parameters(tmp_path):

@@ -81,12 +81,20 @@ def test_without_matter_and_noise_hits_lie_on_the_helix_at_the_misaligned_sensor
 
 
 def test_measurements_scatter_about_the_truth_by_the_resolution(barrel, six):
-    tracks = Simulation(ParticleGun(), barrel, six, hit_resolution=[5e-4, 8e-4], seed=11).generate(200)
+    tracks = Simulation(ParticleGun(), barrel, six, hit_resolution=[5e-4, 8e-4], seed=11).generate(120)
     np.testing.assert_array_equal(tracks.sigma[0], [5e-4, 8e-4])
     pull = (tracks.uv - tracks.truth["hit_uv"]) / tracks.sigma
     assert np.abs(pull.mean(0)).max() < 4 / len(pull) ** 0.5
-    np.testing.assert_allclose(pull.std(0), 1.0, atol=0.025)
-    assert abs(np.corrcoef(pull.T)[0, 1]) < 0.04
+    np.testing.assert_allclose(pull.std(0), 1.0, atol=0.03)
+    assert abs(np.corrcoef(pull.T)[0, 1]) < 0.05
+
+
+def test_overlapping_hits_have_errors_of_their_own(noisy, barrel):
+    layer = barrel.layer.numpy()[noisy.sensor]
+    overlap = np.flatnonzero((np.diff(layer) == 0) & (np.diff(noisy.track_of_hit) == 0))
+    pull = (noisy.uv - noisy.truth["hit_uv"]) / noisy.sigma
+    assert len(overlap) > 200
+    assert np.abs((pull[overlap] * pull[overlap + 1]).mean(0)).max() < 4 / len(overlap) ** 0.5
 
 
 def test_true_hits_lie_in_the_active_areas(noisy, barrel):
@@ -130,7 +138,7 @@ def test_central_tracks_meet_all_seven_layers_but_for_dead_strips(ideal, barrel)
 def test_inefficiency_loses_hits_but_not_their_matter(barrel, efficiency):
     gun = ParticleGun()
     full, some = (
-        Simulation(gun, barrel, hit_efficiency=e, min_hits=1, seed=4).generate(200) for e in (1.0, efficiency)
+        Simulation(gun, barrel, hit_efficiency=e, min_hits=1, seed=4).generate(100) for e in (1.0, efficiency)
     )
     lost = 1 - some.n_hits / full.n_hits
     assert lost == pytest.approx(1 - efficiency, abs=0.015)
@@ -312,10 +320,11 @@ def test_short_tracks_and_empty_events_vanish(barrel):
 
 
 def test_outliers_are_as_many_as_asked_for_and_far_away(barrel):
-    tracks = Simulation(ParticleGun(), barrel, outlier_fraction=0.05, outlier_width=0.1, seed=1).generate(200)
+    outliers = {"outlier_fraction": 0.05, "outlier_width": 0.1}
+    tracks = Simulation(ParticleGun(), barrel, hit_efficiency=0.8, **outliers, seed=1).generate(100)
     apart = np.abs(tracks.uv - tracks.truth["hit_uv"]).max(1)
     wrong = apart > 6 * 5e-4
-    assert wrong.mean() == pytest.approx(0.05, abs=0.008)
+    assert wrong.mean() == pytest.approx(0.05, abs=0.01)
     assert apart.max() < 0.1 + 30 * UM
 
 
@@ -346,7 +355,7 @@ def test_scattering_and_energy_loss_are_as_wide_as_in_acts(shared_data):
         pytest.skip(f"{path} is not there: tracks simulated by ACTS")
     nominal = read_detector(path)
     actual = misaligned(nominal, read_misalignment(path, nominal))
-    tracks = read_tracks(path, nominal, 0, 6000)
+    tracks = read_tracks(path, nominal, 0, 6000, short_tracks="drop")
     truth = {name: torch.from_numpy(column) for name, column in tracks.truth.items()}
     charge = truth["q"].double()
     ours = Transport(actual, MUON_MASS)(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from dataclasses import replace
 
 import awkward as ak
@@ -161,7 +162,7 @@ FAULTS = {
     ),
     "no hit": (
         raw(**{name: ak.unflatten(ak.flatten(raw()[name]), [3, 0, 7, 4, 5]) for name in HITS}),
-        "hit_sensor, entry 1: found 0, expected at least one hit",
+        "hit_sensor, entry 1: found 0 hits, expected at least 3",
     ),
     "event in two places": (
         raw(event=np.array([5, 5, 6, 5, 7])),
@@ -271,10 +272,64 @@ def test_a_range_without_tracks_is_refused(tmp_path):
         read_tracks(path, DETECTOR, min_hits=6)
 
 
-def test_short_tracks_are_left_out(tmp_path):
+def test_tracks_with_fewer_hits_than_wanted_are_left_out_and_counted(tmp_path, caplog):
     path = write_raw(tmp_path / "a.root", raw())
-    assert np.array_equal(read_tracks(path, DETECTOR, min_hits=4).hits_per_track, [4, 4, 5])
-    assert sum(len(chunk) for chunk in iterate_tracks(path, DETECTOR, 2, min_hits=4)) == 3
+    with caplog.at_level(logging.INFO, "alignnet.data"):
+        assert np.array_equal(read_tracks(path, DETECTOR, min_hits=4).hits_per_track, [4, 4, 5])
+        assert sum(len(chunk) for chunk in iterate_tracks(path, DETECTOR, 2, min_hits=4)) == 3
+        assert len(read_tracks(path, DETECTOR)) == 5
+    said = f"{path}: left out 2 of 5 tracks, with fewer than 4 hits"
+    assert [record.getMessage() for record in caplog.records] == [said] * 2
+
+
+def short_file(path):
+    """Tracks of 3, 2, 5, 0 and 9 hits."""
+    lists = {name: ak.unflatten(ak.flatten(raw()[name]), [3, 2, 5, 0, 9]) for name in HITS}
+    return write_raw(path, raw(**lists))
+
+
+@pytest.mark.parametrize("min_hits", [1, 3, 4])
+def test_a_track_with_two_hits_is_refused_and_the_message_says_what_to_do(tmp_path, min_hits):
+    path = short_file(tmp_path / "a.root")
+    message = (
+        r"a.root: tree tracks, branch hit_sensor, entry 1: found 2 hits, "
+        r"expected at least 3.*data.short_tracks=drop"
+    )
+    with pytest.raises(SchemaError, match=message):
+        read_tracks(path, DETECTOR, min_hits=min_hits)
+    with pytest.raises(SchemaError, match=message):
+        list(iterate_tracks(path, DETECTOR, 2, min_hits=min_hits))
+    with pytest.raises(SchemaError, match="entry 3: found 0 hits"):
+        read_tracks(path, DETECTOR, 2, 5)
+
+
+def test_tracks_with_fewer_than_three_hits_may_be_dropped(tmp_path, caplog):
+    path = short_file(tmp_path / "a.root")
+    with caplog.at_level(logging.INFO, "alignnet.data"):
+        dropped = read_tracks(path, DETECTOR, short_tracks="drop")
+    assert caplog.messages == [f"{path}: left out 2 of 5 tracks, with fewer than 3 hits"]
+    assert dropped.hits_per_track.tolist() == [3, 5, 9]
+    assert np.array_equal(dropped.event, EVENTS[[0, 2, 4]])
+    assert equal(concatenate(list(iterate_tracks(path, DETECTOR, 2, short_tracks="drop"))), dropped)
+    # min_hits cannot call them back
+    assert equal(read_tracks(path, DETECTOR, min_hits=1, short_tracks="drop"), dropped)
+    with pytest.raises(ConfigError, match="none of 1 tracks has 3 hits"):
+        read_tracks(path, DETECTOR, 3, 4, short_tracks="drop")
+
+
+def test_a_fault_of_a_dropped_track_is_still_a_fault(tmp_path):
+    lists = {name: ak.unflatten(ak.flatten(raw()[name]), [3, 2, 5, 0, 9]) for name in HITS}
+    lists["hit_u"] = ak.unflatten(altered(ak.flatten(raw()["hit_u"]), 11, NAN), [3, 2, 5, 0, 9])
+    path = write_raw(tmp_path / "a.root", raw(**lists))
+    with pytest.raises(SchemaError, match="hit_u, entry 4, hit 1: found nan"):
+        read_tracks(path, DETECTOR, short_tracks="drop")
+
+
+def test_short_tracks_are_an_error_or_dropped_and_nothing_else(tmp_path):
+    path = write_raw(tmp_path / "a.root", raw())
+    for read in (read_tracks, lambda *a, **k: list(iterate_tracks(*a, **k))):
+        with pytest.raises(ConfigError, match=r"data.short_tracks is 'keep', expected error or drop"):
+            read(path, DETECTOR, short_tracks="keep")
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 7, 100])
@@ -311,6 +366,6 @@ def test_files_of_other_programs_are_read(shared_data):
     assert (len(tracks), (tracks.hits_per_track == 4).sum()) == (7118, 6286)
     assert (tracks.kind == 2).all()
     path = shared_data / "acts_its2.root"
-    tracks = read_tracks(path, read_detector(path), 0, 1000, min_hits=1)
+    tracks = read_tracks(path, read_detector(path), 0, 1000, short_tracks="drop")
     true = tracks.uv - tracks.truth["hit_uv"]
     assert (true / tracks.sigma).std() == pytest.approx(1, abs=0.03)

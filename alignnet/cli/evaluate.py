@@ -1,0 +1,68 @@
+"""`alignnet evaluate`: how good an alignment is, in numbers, tables and pictures."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from alignnet.cli.app import command
+from alignnet.cli.setup import evaluation_of, load_problem, quiet, run_config
+from alignnet.data.root_alignment import read_alignment_table
+from alignnet.evaluation.summary import peak_memory_mb, report, write_metrics
+from alignnet.training.answer import ALIGNED
+
+log = logging.getLogger("alignnet.evaluate")
+
+
+@command("evaluate")
+def main(config: DictConfig) -> None:
+    """Evaluate the alignment of a training run, on its own files or on others."""
+    quiet()
+    start = time.perf_counter()
+    run = Path(config.run)
+    settings = run_config(run)
+    if config.data.files:
+        settings.data.files = config.data.files
+    settings.evaluation = OmegaConf.merge(settings.evaluation, config.evaluation)
+    problem = load_problem(settings)
+    table = read_alignment_table(run / "alignment.root")
+    rows = problem.detector.rows(table.sensor_id)
+    local = torch.zeros(len(problem.detector), 6, dtype=torch.float64)
+    local[rows] = torch.from_numpy(table.local)
+    aligned = torch.zeros(len(problem.detector), dtype=torch.bool)
+    aligned[rows] = torch.from_numpy(table.status == ALIGNED)
+    evaluation = evaluation_of(problem, local, aligned, [], settings.evaluation)
+    history = _trained(run).get("history", [])
+    metrics = evaluation.run(run / "evaluation", history)
+    metrics |= _limits(run, metrics)
+    metrics |= {"seconds": time.perf_counter() - start, "peak_memory_mb": peak_memory_mb()}
+    write_metrics(run / "evaluation" / "metrics.json", metrics)
+    report(metrics, run / "evaluation")
+
+
+def _trained(run: Path) -> dict[str, object]:
+    path = run / "metrics.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _limits(run: Path, metrics: dict[str, object]) -> dict[str, object]:
+    """Truth recovery with the statistical limits that training found on its tracks."""
+    trained, merged = _trained(run), {}
+    for kind in ("truth", "truth_rigid_only", "truth_layer_rigid"):
+        now, then = metrics.get(kind), trained.get(kind)
+        if isinstance(now, dict) and isinstance(then, dict):
+            merged[kind] = {
+                layer: {c: {**row, **{k: then.get(layer, {}).get(c, {}).get(k) for k in ("limit_um", "efficiency")}}
+                        for c, row in rows.items()}
+                for layer, rows in now.items()
+            }  # fmt: skip
+    return merged
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""`alignnet export`: the alignment of a training run in the formats of others."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from alignnet.cli.app import command
+from alignnet.cli.detector import detector_of
+from alignnet.cli.progress import tracked
+from alignnet.cli.run_folder import trained_config
+from alignnet.data.mille_write import MilleWriter
+from alignnet.data.root_alignment import AlignmentTable, read_alignment_table
+from alignnet.data.tracks import Array
+from alignnet.errors import ConfigError, SchemaError
+from alignnet.export.alice import write_alice
+from alignnet.export.mille_tracks import BATCH, iterate_records
+from alignnet.export.millepede import sensor_labels, write_result, write_steering
+from alignnet.export.table import SUFFIXES, write_table
+from alignnet.geometry.detector import Detector
+
+log = logging.getLogger("alignnet.export")
+
+FORMATS = ("alice", "table", "millepede")
+DENSE = 6000
+"""Parameters up to which Millepede inverts the matrix; beyond, it solves iteratively."""
+
+
+@command("export")
+def main(config: DictConfig) -> None:
+    """Read the run, write its alignment."""
+    run, output = (Path(str(config[key])).expanduser() for key in ("run", "output"))
+    _check(config, run, output)
+    trained = trained_config(run)
+    detector = detector_of(trained.detector, trained.data.files)
+    table = _in_order(run / "alignment.root", detector)
+    local, error = torch.from_numpy(table.local), torch.from_numpy(table.error)
+    if config.format == "alice":
+        if not detector.names[0].startswith("ITS/ITSU"):
+            log.warning("%s has names like %s: not those of ALICE", detector.name, detector.names[0])
+        write_alice(output, detector, local)
+    elif config.format == "table":
+        write_table(output, detector, local, error, table.n_hits, table.status)
+    else:
+        fixed = np.where(_fixed(table), -1.0, 0.0)
+        write_result(output, sensor_labels(detector), table.local, fixed, error=table.error)
+    log.info("%s: %d sensors aligned, %d fixed, %d with too few hits",
+             detector.name, *(int((table.status == status).sum()) for status in (0, 1, 2)))  # fmt: skip
+    log.info("written: %s", output)
+    if config.mille is not None:
+        _write_tracks(Path(str(config.mille)).expanduser(), trained, table)
+
+
+def _check(config: DictConfig, run: Path, output: Path) -> None:
+    """Refuse what cannot be exported, before anything is read."""
+    if config.format not in FORMATS:
+        raise ConfigError(f"format is {config.format!r}, expected {', '.join(FORMATS)}")
+    suffixes = {"alice": (".root",), "table": SUFFIXES}.get(config.format)
+    if suffixes is not None and output.suffix.lower() not in suffixes:
+        raise ConfigError(f"output is {output}, expected a name that ends in {' or '.join(suffixes)}")
+    if config.mille is not None and config.format != "millepede":
+        raise ConfigError(f"mille={config.mille} goes with format=millepede, not with {config.format}")
+    if config.mille is not None and str(config.mille).endswith(".txt"):
+        raise ConfigError(f"mille is {config.mille}: pede takes .txt for steering; choose another name")
+    if output.resolve() == (run / "alignment.root").resolve():
+        raise ConfigError(f"output is {output}, the run's own answer; choose another name")
+
+
+def _in_order(path: Path, detector: Detector) -> AlignmentTable:
+    """The run's answer with one row for each sensor of the detector, in its order."""
+    table = read_alignment_table(path)
+    rows = detector.rows(table.sensor_id)
+    if len(rows) != len(detector) or not np.array_equal(np.sort(rows), np.arange(len(detector))):
+        raise SchemaError(
+            f"{path}: has {len(rows)} sensors that are not the {len(detector)} of detector {detector.name}; "
+            "was the detector's file changed after the training?"
+        )
+    order = np.argsort(rows)
+    name = tuple(table.name[i] for i in order)
+    columns = {key: getattr(table, key)[order] for key in table._fields if key != "name"}
+    return AlignmentTable(name=name, **columns)
+
+
+def _fixed(table: AlignmentTable) -> Array:
+    """Degrees of freedom that the training kept where they were (sensors, 6): they have an error of 0."""
+    fixed: Array = (table.status == 1)[:, None] | (table.error == 0)
+    return fixed
+
+
+def _write_tracks(path: Path, trained: DictConfig, table: AlignmentTable) -> None:
+    """The training's tracks for Millepede, and the steering to solve them with."""
+    from alignnet.cli.setup import load_problem  # with Lightning, which takes seconds and only this needs
+
+    problem = load_problem(trained)
+    tracks = problem.data.part("train")
+    labels, fixed = sensor_labels(problem.detector), _fixed(table)
+    steering = path.with_name(path.name.removesuffix(".gz")).with_suffix(".txt")
+    count = 0
+    with MilleWriter(path) as writer:
+        parts = iterate_records(tracks, problem.detector, torch.from_numpy(table.local), problem.loss)
+        for records in tracked(parts, "tracks", len(tracks), BATCH, log):
+            writer.append(records)
+            count += len(records)
+    method = "method inversion 3 0.01" if np.count_nonzero(~fixed) <= DENSE else "method sparseMINRES 3 0.01"
+    write_steering(
+        steering, [path.name], labels, fixed, start=np.where(fixed, table.local, 0.0),
+        options=(method, "countrecords", "entries 10 5", "hugecut 1e7"),
+    )  # fmt: skip
+    log.info("written: %s (%d of %d tracks), %s", path, count, len(tracks), steering)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""The folder of a training run: what it was started with, and whether it has come to its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from alignnet.errors import CheckpointError
+
+
+def trained_config(run: Path) -> DictConfig:
+    """The configuration of a finished run.
+
+    Relative names of files in it count from the folder that the run was started in; those that are not here
+    are changed to be found there.
+
+    Raises:
+        CheckpointError: the folder is not one of a run, or the run has left no alignment.root.
+    """
+    if not run.is_dir():
+        raise CheckpointError(
+            f"run is {run}: no such folder; give that of a training run, outputs/train/<date>/<time>"
+        )
+    path = run / ".hydra" / "config.yaml"
+    if not path.is_file():
+        raise CheckpointError(f"{run}: not the folder of a training run, it has no .hydra/config.yaml")
+    if not (run / "alignment.root").is_file():
+        raise CheckpointError(
+            f"{run} has no alignment.root: the training has not finished; "
+            f"go on with alignnet train resume={run}"
+        )
+    config = OmegaConf.load(path)
+    assert isinstance(config, DictConfig)
+    home = _started_in(run)
+    config.data.files = [_found(str(file), home) for file in config.data.files]
+    if "path" in config.detector:
+        config.detector.path = _found(config.detector.path, home)
+    config.sensors.start = _found(config.sensors.start, home)
+    return config
+
+
+def _started_in(run: Path) -> Path:
+    """The working directory of the run."""
+    path = run / ".hydra" / "hydra.yaml"
+    cwd = OmegaConf.select(OmegaConf.load(path), "hydra.runtime.cwd") if path.is_file() else None
+    return Path(cwd or ".")
+
+
+def _found(name: str | None, home: Path) -> str | None:
+    return str(home / name) if name is not None and not Path(name).exists() else name

@@ -1,0 +1,83 @@
+"""`alignnet simulate`: particles through a misaligned detector, to one file of tracks with the truth."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+import alignnet
+from alignnet.cli.app import build, command
+from alignnet.cli.detector import detector_of
+from alignnet.cli.progress import Count, tracked
+from alignnet.data.root import SimulationWriter
+from alignnet.data.simulate import CHUNK_EVENTS, Simulation
+from alignnet.errors import ConfigError
+
+log = logging.getLogger("alignnet.simulate")
+
+
+@command("simulate")
+def main(config: DictConfig) -> None:
+    """Simulate in chunks of events, writing as it goes."""
+    start = time.perf_counter()
+    output, n_events, seed = _checked(config)
+    detector = detector_of(config.detector)
+    local = _built(config.misalignment)(detector)
+    simulation: Simulation = _built(
+        config.simulation, source=_built(config.source), detector=detector, misalignment=local, seed=seed
+    )
+    count = Count(detector)
+    with SimulationWriter(output, detector, local, _metadata(config)) as writer:
+        chunks = tracked(simulation.chunks(n_events), "events", n_events, CHUNK_EVENTS, log)
+        for tracks in count.counting(chunks):
+            writer.append(tracks)
+        if not count.tracks:
+            raise ConfigError(
+                f"no particle of {n_events} events leaves {simulation.min_hits} hits in {detector.name}: "
+                "choose a source whose particles cross the detector, or lower simulation.min_hits"
+            )
+    log.info("%s events, %s, %.1f s", f"{n_events:,}", count.summary(), time.perf_counter() - start)
+    log.info("written: %s (%.1f MB)", output, output.stat().st_size / 1e6)
+
+
+def _checked(config: DictConfig) -> tuple[Path, int, int]:
+    """The keys that no constructor looks at: output, n_events and seed."""
+    output = Path(str(config.output)).expanduser()
+    if output.suffix != ".root":
+        raise ConfigError(f"output is {config.output}, expected a name that ends in .root")
+    for key, low in (("n_events", 1), ("seed", 0)):
+        value = config[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise ConfigError(f"{key} is {value!r}, expected a whole number >= {low}")
+    return output, config.n_events, config.seed
+
+
+def _built(node: DictConfig, **given: Any) -> Any:
+    """As `build`; a word in place of a number, which constructors stumble over, is an error of the user."""
+    try:
+        return build(node, **given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{node._get_full_key(None)}: {error}; a value is of the wrong kind, a word instead of a number?"
+        ) from error
+
+
+def _metadata(config: DictConfig) -> dict[str, Any]:
+    """Everything that is needed to make the file again."""
+    recipe = {key: OmegaConf.to_container(config[key], resolve=True) for key in _RECIPE}
+    return {
+        "generator": f"alignnet {alignnet.__version__}",
+        "seed": config.seed,
+        "n_events": config.n_events,
+        **recipe,
+    }
+
+
+_RECIPE = ("source", "simulation", "misalignment")
+
+if __name__ == "__main__":
+    main()

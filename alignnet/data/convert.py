@@ -1,0 +1,77 @@
+"""What other files hold, in the terms of docs/data-format.md, ready to be written by `SimulationWriter`.
+
+content = content_of_root("ntuples.root")
+with SimulationWriter("trees.root", *content.header) as writer:
+    for tracks in content.tracks:
+        writer.append(tracks)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from alignnet.data.hit_table import read_hit_table
+from alignnet.data.root import (
+    has_misalignment,
+    iterate_tracks,
+    read_detector,
+    read_metadata,
+    read_misalignment,
+)
+from alignnet.data.root_columns import count_entries
+from alignnet.data.tracks import Tracks
+from alignnet.geometry.detector import Detector
+
+STEP = 100_000
+"""Tracks that are read together."""
+
+
+class Content(NamedTuple):
+    """What goes into a file."""
+
+    detector: Detector
+    local_six: Tensor | None  # true misalignment (sensors, 6), where it is known
+    metadata: dict[str, Any]
+    tracks: Iterator[Tracks]  # in parts of about STEP
+    n_tracks: int  # how many there are at most
+
+    @property
+    def header(self) -> tuple[Detector, Tensor | None, dict[str, Any]]:
+        """All but the tracks: what `SimulationWriter` is made with."""
+        return self.detector, self.local_six, self.metadata
+
+
+def content_of_root(
+    path: str | Path, detector: Detector | None = None, short_tracks: str = "error"
+) -> Content:
+    """A file of the schema, of TTrees or RNTuples; its tracks are checked when they are asked for.
+
+    Args:
+        path: the file.
+        detector: what its hits refer to, in place of its own tree `sensors`.
+        short_tracks: tracks with fewer than 3 hits are an "error", or "drop" leaves them out.
+
+    Raises:
+        SchemaError: the file does not follow the schema.
+    """
+    own = read_detector(path) if detector is None else detector
+    local = read_misalignment(path, own) if has_misalignment(path) else None
+    metadata = {
+        "generator": "unknown",
+        "seed": None,
+        **read_metadata(path),
+        "converted_from": Path(path).name,
+    }
+    tracks = iterate_tracks(path, own, STEP, short_tracks=short_tracks)
+    return Content(own, local, metadata, tracks, count_entries(path, "tracks"))
+
+
+def content_of_csv(path: str | Path, detector: Detector, short_tracks: str = "error") -> Content:
+    """A table of hits as CSV; arguments and errors as for `read_hit_table`."""
+    tracks = read_hit_table(path, detector, short_tracks)
+    metadata = {"generator": "unknown", "seed": None, "converted_from": Path(path).name}
+    return Content(detector, None, metadata, iter([tracks]), len(tracks))

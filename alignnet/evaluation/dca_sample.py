@@ -1,0 +1,203 @@
+"""DCA of tracks, each fitted to its hits alone, to the primary vertex of their event, in several geometries.
+
+Tracks are fitted without the vertex and with the full noise model, whatever the cost of the alignment was.
+DCA_xy is the signed d0 of `alignnet.physics.helix.Perigee` about the vertex, and DCA_z its z0. The vertex
+is
+
+* `given`: the file's, which must not depend on the tracks (a simulation smears the true one);
+* `truth`: where simulated particles started;
+* `leave_one_out`: fitted from the other tracks of the event, in each geometry anew
+  (`alignnet.evaluation.impact`).
+
+Only tracks that every geometry can fit are kept, and p_T, φ and η are those of one of them, the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignnet.data.batch import Batch
+from alignnet.data.datamodule import Events
+from alignnet.data.tracks import Array, Tracks
+from alignnet.errors import ConfigError
+from alignnet.evaluation.dca import PER_TRACK, DcaSample
+from alignnet.evaluation.impact import BeamSpot, Impact, impact, state_covariance, vertices
+from alignnet.geometry.detector import Detector
+from alignnet.loss.chi2 import HelixChi2
+from alignnet.loss.noise import NoiseModel
+from alignnet.physics.helix import Helix
+from alignnet.sensors.sensor import SensorLayer
+
+VERTICES = ("given", "truth", "leave_one_out")
+
+
+def event_batches(
+    tracks: Tracks, detector: Detector, vertex: str = "given", batch_events: int = 1000
+) -> Iterator[Batch]:
+    """Batches of whole events of tracks in memory.
+
+    Args:
+        vertex: "truth" puts the true production vertex in the place of the file's; else the file's is left.
+        batch_events: events of a batch.
+
+    Raises:
+        ConfigError: the true vertex is asked for and not known, or there is no such choice.
+    """
+    if vertex not in VERTICES:
+        raise ConfigError(f"evaluation.dca_vertex is {vertex!r}; choose from {list(VERTICES)}")
+    if vertex == "truth":
+        if "position" not in tracks.truth:
+            raise ConfigError(
+                "evaluation.dca_vertex is 'truth', but the tracks have no truth_position; choose given"
+            )
+        exact = np.zeros((len(tracks), 6))
+        tracks = replace(tracks, vertex=tracks.truth["position"], vertex_cov=exact)
+    events = Events(tracks, detector)
+    for first in range(0, len(events), batch_events):
+        yield events.__getitems__(range(first, min(first + batch_events, len(events))))
+
+
+def dca_sample(
+    loss: HelixChi2,
+    detector: Detector,
+    geometries: Mapping[str, Tensor],
+    batches: Iterable[Batch],
+    vertex: str = "given",
+    *,
+    reference: str | None = None,
+    beam_spot: BeamSpot | None = None,
+    max_chi2_per_ndf: float | None = None,
+    max_vertex_sigma: float = 100e-4,
+) -> DcaSample | None:
+    """DCA of all tracks that every geometry can fit; None without a field, or without such tracks.
+
+    Args:
+        loss: its noise model's options are used, with the full covariance and without the vertex.
+        detector: the nominal places.
+        geometries: local sixes (sensors, 6) by name, "before", "after" and, where known, "ideal".
+        batches: of whole events.
+        vertex: "given" or "truth" (then `batches` carry it, see `event_batches`), or "leave_one_out".
+        reference: which geometry bins and comparisons refer to; by default "ideal", or else the last.
+        beam_spot: with "leave_one_out", joins the vertex fit.
+        max_chi2_per_ndf: leave out tracks with a larger χ²/ν in the reference geometry.
+        max_vertex_sigma: with "leave_one_out", leave out tracks whose vertex is known worse than this along
+            one of the axes [cm].
+
+    Raises:
+        ConfigError: there is no such vertex or reference.
+    """
+    if vertex not in VERTICES:
+        raise ConfigError(f"evaluation.dca_vertex is {vertex!r}; choose from {list(VERTICES)}")
+    reference = reference or ("ideal" if "ideal" in geometries else list(geometries)[-1])
+    if reference not in geometries:
+        raise ConfigError(f"the DCA's reference geometry {reference!r} is not one of {list(geometries)}")
+    if detector.b_z == 0:
+        return None
+    fits = _TrackFits(loss, detector, vertex, beam_spot, max_vertex_sigma)
+    parts = [
+        _batch_sample(fits, geometries, batch, reference, max_chi2_per_ndf)
+        for batch in batches
+        if batch.n_tracks
+    ]
+    return _joined(parts) if any(len(part) for part in parts) else None
+
+
+class _TrackFits:
+    """Fits tracks without the vertex in any geometry."""
+
+    def __init__(
+        self, loss: HelixChi2, detector: Detector, vertex: str, beam_spot: BeamSpot | None, max_sigma: float
+    ) -> None:
+        like = loss.noise
+        noise = NoiseModel(detector, "full", like.log_term, like.energy_loss, like.momentum, like.systematic)
+        self.chi2 = HelixChi2(detector, noise, vertex="absent", iterations=loss.iterations)
+        self.sensors, self.b_z = SensorLayer.of(detector), detector.b_z
+        self.vertex, self.beam_spot, self.max_sigma = vertex, beam_spot, max_sigma
+
+    @torch.no_grad()
+    def __call__(self, local: Tensor, batch: Batch) -> tuple[Impact, Tensor, Tensor]:
+        """Closest approaches to the vertex, χ²/ν (tracks,), and where both are known (tracks,)."""
+        self.sensors.set_local(local)
+        planes = self.sensors.planes(batch.uv, batch.sensor)
+        fit = self.chi2.fit(planes, batch)
+        chi2 = self.chi2.at(planes, fit, batch)
+        _, jacobian, _ = self.chi2.rows(planes, fit, batch)
+        usable = fit.ok & batch.outward & chi2.track.isfinite()
+        found, known = self._to_vertex(fit.helix, state_covariance(jacobian), usable, batch)
+        finite = found.distance.isfinite().all(-1) & found.covariance.isfinite().all((-1, -2))
+        return found, chi2.track / chi2.ndf.clamp_min(1), usable & known & finite
+
+    def _to_vertex(
+        self, helix: Helix, covariance: Tensor, usable: Tensor, batch: Batch
+    ) -> tuple[Impact, Tensor]:
+        if self.vertex != "leave_one_out":
+            found = impact(helix, covariance, batch.vertex, self.b_z)
+            return _with_vertex(found, batch.vertex_cov), batch.has_vertex
+        reference = self._start(batch)
+        for _ in range(2):
+            found = impact(helix, covariance, reference[batch.event], self.b_z)
+            reference = reference + vertices(found, usable, batch.event, reference, self.beam_spot).offset
+        found = impact(helix, covariance, reference[batch.event], self.b_z)
+        others = vertices(found, usable, batch.event, reference, self.beam_spot, leave_one_out=True)
+        distance = found.distance + (found.towards @ others.offset[..., None]).squeeze(-1)
+        sigma = others.covariance.diagonal(dim1=-2, dim2=-1).amax(-1).sqrt()
+        return _with_vertex(found._replace(distance=distance), others.covariance), others.known & (
+            sigma < self.max_sigma
+        )
+
+    def _start(self, batch: Batch) -> Tensor:
+        """Where the vertex fit is linearised first (events, 3)."""
+        start = batch.vertex.new_zeros(batch.n_events, 3)
+        if self.beam_spot is not None:
+            start = start + self.beam_spot.position
+        rows = batch.has_vertex.nonzero().squeeze(-1)
+        start[batch.event[rows]] = batch.vertex[rows]
+        return start
+
+
+def _with_vertex(found: Impact, covariance: Tensor) -> Impact:
+    """The same distances, with the uncertainty of the vertices (tracks, 3, 3) in their covariance."""
+    return found._replace(
+        covariance=found.covariance + found.towards @ covariance @ found.towards.transpose(-1, -2)
+    )
+
+
+def _batch_sample(
+    fits: _TrackFits, geometries: Mapping[str, Tensor], batch: Batch, reference: str, max_chi2: float | None
+) -> DcaSample:
+    found = {name: fits(local, batch) for name, local in geometries.items()}
+    keep = torch.stack([usable for _, _, usable in found.values()]).all(0)
+    if max_chi2 is not None:
+        keep &= found[reference][1] <= max_chi2
+    five = found[reference][0].perigee
+    columns = {
+        "pt": five.q_over_pt.abs().reciprocal(),
+        "phi": five.phi0,
+        "eta": five.tan_lambda.asinh(),
+        "charge": five.q_over_pt.sign(),
+    }
+    sigma = {name: one.covariance.diagonal(dim1=-2, dim2=-1).sqrt() for name, (one, _, _) in found.items()}
+    return DcaSample(
+        event=batch.event_number[batch.event][keep].numpy(),
+        **{name: _float(column[keep]) for name, column in columns.items()},
+        dca={name: _float(one.distance[keep]) for name, (one, _, _) in found.items()},
+        sigma={name: _float(value[keep]) for name, value in sigma.items()},
+        reference=reference,
+    )
+
+
+def _float(values: Tensor) -> Array:
+    return values.cpu().to(torch.float32).numpy()
+
+
+def _joined(parts: list[DcaSample]) -> DcaSample:
+    columns: dict[str, Any] = {n: np.concatenate([getattr(p, n) for p in parts]) for n in PER_TRACK}
+    for name in ("dca", "sigma"):
+        columns[name] = {k: np.concatenate([getattr(p, name)[k] for p in parts]) for k in parts[0].dca}
+    return replace(parts[0], **columns)

@@ -1,0 +1,128 @@
+"""Tables of an evaluation for the terminal, from the numbers of metrics.json.
+
+They fit in 80 columns and are plain text where the output is no terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+MISSING = "–"
+_NAMES = {
+    "truth": "rigid motions and weak modes removed",
+    "truth_layer_rigid": "each layer's own motion removed",
+}
+_STYLES = {"before": "red", "after": "bold", "ideal": "dim", "limit": "dim", "expected": "dim"}
+
+
+def show(metrics: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print every table that `metrics` has the numbers for.
+
+    Args:
+        metrics: nested as in metrics.json: `truth`, `truth_layer_rigid`, `residuals`, `dca`.
+        console: where to; default: standard output, at least 80 columns wide.
+    """
+    console = console or terminal()
+    for kind in ("truth", "truth_layer_rigid"):
+        if metrics.get(kind):
+            console.print(truth_table(metrics[kind], _NAMES[kind]))
+    if metrics.get("residuals"):
+        console.print(residual_table(metrics["residuals"]))
+    if metrics.get("dca"):
+        for coordinate in ("xy", "z"):
+            console.print(dca_table(metrics["dca"], coordinate))
+
+
+def terminal() -> Console:
+    """Standard output; 80 to 100 columns, without colours where it is no terminal."""
+    width = Console().width
+    return Console(width=min(max(width, 80), 100), highlight=False)
+
+
+def truth_table(recovery: Mapping[str, Any], removed: str = "") -> Table:
+    """Remaining displacements of each layer [µm] along u, v, w: before, after, and the statistical limit."""
+    title = "Remaining misalignment, r.m.s. [µm]" + (f", {removed}" if removed else "")
+    table = _table(title, "layer")
+    kinds = [k for k in ("before", "after", "limit") if _has(recovery, f"{k}_um")]
+    for coordinate in "uvw":
+        for i, kind in enumerate(kinds):
+            _column(table, coordinate if i == 0 else "", kind)
+    for name, row in recovery.items():
+        values = [row[c].get(f"{kind}_um") for c in "uvw" for kind in kinds]
+        table.add_row(name.removeprefix("layer"), *map(_short, values))
+    return table
+
+
+def residual_table(residuals: Mapping[str, Any]) -> Table:
+    """Unbiased residuals of each layer [µm]: width before and after, the one to expect, and the pulls'."""
+    table = _table("Unbiased residuals, standard deviation [µm]", "layer", "hits")
+    kinds = {
+        "before": "unbiased_before_width_um",
+        "after": "unbiased_width_um",
+        "expected": "expected_unbiased_width_um",
+        "pull": "pull_width",
+    }
+    kinds = {kind: key for kind, key in kinds.items() if _has(residuals, key)}
+    for coordinate in "uv":
+        for i, kind in enumerate(kinds):
+            _column(table, coordinate if i == 0 else "", kind)
+    for name, row in residuals.items():
+        values = [_short(row[c].get(key)) for c in "uv" for key in kinds.values()]
+        table.add_row(name.removeprefix("layer"), f"{row['u']['n_hits']:,}", *values)
+    return table
+
+
+def dca_table(dca: Mapping[str, Mapping[str, Sequence[Any]]], coordinate: str = "xy") -> Table:
+    """Mean and width of the DCA in bins [µm], for each geometry, with the errors of the last one."""
+    by = next(key[:-4] for key in next(iter(dca.values())) if key.endswith("_low"))
+    label = {"pt": "pT [GeV/c]", "phi": "φ [rad]", "eta": "η"}[by]
+    table = _table(
+        f"DCA_{coordinate} to the vertex, Gaussian core [µm], ± of {list(dca)[-1]}", label, "tracks"
+    )
+    for quantity in ("mean", "width"):
+        for i, name in enumerate(dca):
+            _column(table, quantity if i == 0 else "", name)
+        table.add_column("\n±", justify="right", no_wrap=True, style="dim")
+    last = list(dca.values())[-1]
+    edges = [*last[f"{by}_low"], *last[f"{by}_high"]]
+    digits = 1 if all(abs(edge - round(edge, 1)) < 1e-9 for edge in edges) else 2
+    for i, tracks in enumerate(last["n"]):
+        cells = []
+        for quantity in ("mean", "width"):
+            cells += [_short(columns[f"{quantity}_{coordinate}_um"][i]) for columns in dca.values()]
+            cells.append(_short(last[f"{quantity}_error_{coordinate}_um"][i]))
+        low, high = last[f"{by}_low"][i], last[f"{by}_high"][i]
+        table.add_row(f"{low:.{digits}f} … {high:.{digits}f}", f"{tracks:,}", *cells)
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(
+        title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for i, name in enumerate(columns):
+        table.add_column(f"\n{name}", justify="left" if i == 0 else "right", no_wrap=True)
+    return table
+
+
+def _column(table: Table, above: str, name: str) -> None:
+    table.add_column(f"{above}\n{name}", justify="right", no_wrap=True, style=_STYLES.get(name))
+
+
+def _has(rows: Mapping[str, Any], key: str) -> bool:
+    return any(row["u"].get(key) is not None for row in rows.values())
+
+
+def _short(value: float | None) -> str:
+    """Three significant digits, and never an exponent."""
+    if value is None:
+        return MISSING
+    size = abs(value)
+    digits = 2 if size < 9.995 else 1 if size < 99.95 else 0
+    return f"{value:,.{digits}f}"

@@ -1,0 +1,103 @@
+"""How near an alignment came to the truth, layer by layer, beside what its data could tell at best.
+
+R.m.s. over a layer's aligned sensors of the remaining displacement of their corners and centres along u, v
+and w:
+
+* `truth`: rigid motions of the whole and the weak modes removed, which the data hardly see;
+* `truth_rigid_only`: only the rigid motions of the whole removed;
+* `truth_layer_rigid`: each layer's own rigid motion removed instead: how well its sensors stand to each
+  other.
+
+The statistical limit is the same r.m.s. of draws from the covariance of the answer, H⁻¹ on the same data;
+`efficiency = limit / after` is 1 for an answer that took all that its data know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignnet.errors import GeometryError
+from alignnet.evaluation.statistics import number
+from alignnet.geometry.detector import Detector
+from alignnet.geometry.recovery import Recovery, difference, displacement
+from alignnet.units import UM
+
+COORDINATES = ("u", "v", "w")
+_NOTHING_UM = 1e-6  # what is left of a layer of one sensor without its rigid motion
+
+
+def truth_recovery(
+    detector: Detector,
+    before_local: Tensor,
+    after_local: Tensor,
+    truth_local: Tensor,
+    selected: Tensor,
+    limit_draws: Sequence[Tensor] | None = None,
+) -> dict[str, Any]:
+    """Remaining displacements before and after an alignment, and their statistical limit.
+
+    Args:
+        detector: the nominal places.
+        before_local: local six that the alignment started from (sensors, 6).
+        after_local: those that it found (sensors, 6).
+        truth_local: the true ones (sensors, 6).
+        selected: sensors that count, those of status 0 (sensors,).
+        limit_draws: draws of the answer's statistical errors, each (sensors, 6); averaged in quadrature.
+
+    Returns:
+        `{"truth": {"layer0": {"u": {"before_um", "after_um", "limit_um", "efficiency"}, …}, …},
+        "truth_rigid_only": …, "truth_layer_rigid": …}`; without draws the last two numbers are None. Layers
+        without selected sensors are left out.
+
+    Raises:
+        GeometryError: a table has another shape than (sensors, 6).
+    """
+    for name, table in (("before", before_local), ("after", after_local), ("truth", truth_local)):
+        if table.shape != (len(detector), 6):
+            raise GeometryError(
+                f"local six `{name}` has shape {tuple(table.shape)}, expected ({len(detector)}, 6)"
+            )
+    moves = {
+        "before_um": [difference(before_local, truth_local, detector)],
+        "after_um": [difference(after_local, truth_local, detector)],
+        "limit_um": [displacement(detector, draw) for draw in limit_draws or ()],
+    }
+    return {kind: _rows(detector, found, moves) for kind, found in _recoveries(detector, selected).items()}
+
+
+def _recoveries(detector: Detector, selected: Tensor) -> dict[str, list[Recovery]]:
+    """What is removed, by name; the third kind has a projection for each layer."""
+    layers = [selected & (detector.layer == layer) for layer in detector.layers]
+    return {
+        "truth": [Recovery(detector, selected)],
+        "truth_rigid_only": [Recovery(detector, selected, weak_modes=False)],
+        "truth_layer_rigid": [Recovery(detector, mine, weak_modes=False) for mine in layers if mine.any()],
+    }
+
+
+def _rows(detector: Detector, recoveries: list[Recovery], moves: dict[str, list[Tensor]]) -> dict[str, Any]:
+    found = {name: _quadratic_mean(recoveries, draws) for name, draws in moves.items()}
+    rows: dict[str, Any] = {}
+    for layer in found["after_um"]:
+        rows[f"layer{layer}"] = {}
+        for k, coordinate in enumerate(COORDINATES):
+            row: dict[str, Any] = {n: number(rms[layer][k] / UM) if rms else None for n, rms in found.items()}
+            known = row["limit_um"] is not None and row["after_um"] > _NOTHING_UM
+            row["efficiency"] = number(row["limit_um"] / row["after_um"]) if known else None
+            rows[f"layer{layer}"][coordinate] = row
+    return rows
+
+
+def _quadratic_mean(recoveries: list[Recovery], draws: list[Tensor]) -> dict[int, Tensor]:
+    """R.m.s. along u, v, w of each layer (3,) [cm], in quadrature over draws; empty without draws."""
+    squares: dict[int, Tensor] = {}
+    for draw in draws:
+        for recovery in recoveries:
+            for layer, rms in recovery.per_layer(draw).items():
+                square = torch.tensor(rms, dtype=torch.float64).square() / len(draws)
+                squares[layer] = squares[layer] + square if layer in squares else square
+    return {layer: square.sqrt() for layer, square in squares.items()}

@@ -1,0 +1,176 @@
+"""`alignnet simulate`: what it writes, what it depends on, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+import alignnet
+from alignnet.cli import progress
+from alignnet.cli.app import CONF, build, errors_in_one_line
+from alignnet.cli.simulate import main
+from alignnet.data.root import read_detector, read_metadata, read_misalignment, read_tracks
+from alignnet.errors import AlignnetError
+from alignnet.geometry.misalign import Gaussian
+from alignnet.geometry.telescope import telescope
+
+BEAM = ("detector=telescope", "source=beam", "misalignment=sensor", "n_events=200")
+
+
+def configured(*overrides, hydra=False):
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        return compose("simulate", overrides=list(overrides), return_hydra_config=hydra)
+
+
+def simulate(path, *overrides):
+    """Run the command on a configuration; returns what is in the file."""
+    main.__wrapped__(configured(f"output={path}", *overrides))
+    detector = read_detector(path)
+    return detector, read_tracks(path, detector), read_misalignment(path, detector)
+
+
+def test_one_file_holds_the_nominal_detector_the_tracks_the_truth_and_the_recipe(tmp_path, caplog):
+    path = tmp_path / "new" / "beam.root"
+    with caplog.at_level(logging.INFO, "alignnet.simulate"):
+        detector, tracks, six = simulate(path, *BEAM, "seed=7", "source.momentum=4.0")
+    nominal = telescope([0.0, 1.95, 10.88, 12.83], 1.0, 0.84, 0.02)
+    assert detector.fingerprint == nominal.fingerprint
+    sensor = {"translation": 50e-4, "rotation": 1e-3}
+    assert torch.equal(six, Gaussian({"sensor": sensor}, seed=1)(nominal))
+    assert tracks.p == pytest.approx(4.0)
+    metadata = read_metadata(path)
+    assert (metadata["generator"], metadata["seed"]) == (f"alignnet {alignnet.__version__}", 7)
+    assert metadata["source"]["momentum"] == 4.0
+    assert metadata["misalignment"]["levels"]["sensor"] == sensor
+    assert metadata["simulation"]["hit_efficiency"] == 0.99
+    said = f"200 events, {len(tracks)} tracks, {tracks.n_hits} hits on 4 of 4 sensors of telescope"
+    assert caplog.messages[0].startswith(said)
+    assert caplog.messages[1].startswith(f"written: {path}")
+
+
+def test_tracks_and_misalignment_have_each_their_own_seed(tmp_path):
+    _, tracks, six = simulate(tmp_path / "a.root", *BEAM)
+    _, again, _ = simulate(tmp_path / "a.root", *BEAM)
+    assert np.array_equal(again.uv, tracks.uv)
+    _, others, same = simulate(tmp_path / "b.root", *BEAM, "seed=2")
+    assert torch.equal(same, six)
+    assert not np.array_equal(others.truth["position"][:50], tracks.truth["position"][:50])
+    _, _, other = simulate(tmp_path / "c.root", *BEAM, "misalignment.seed=2")
+    assert (other != six).all()
+
+
+def test_the_detector_of_a_file_is_the_one_that_was_written_to_it(tmp_path):
+    _, tracks, _ = simulate(tmp_path / "a.root", *BEAM)
+    from_file = (*BEAM[1:], "detector=file", f"detector.path={tmp_path / 'a.root'}", "detector.name=mine")
+    detector, again, _ = simulate(tmp_path / "b.root", *from_file)
+    assert detector.name == "mine"
+    assert np.abs(again.uv - tracks.uv).max() < 1e-8  # a file holds x/X0 in single precision
+
+
+def test_a_sample_sets_keys_that_the_command_line_changes_again(tmp_path):
+    config = configured("sample=its2_demo", "n_events=3")
+    assert (config.n_events, config.output) == (3, "outputs/samples/its2_demo.root")
+    assert configured("sample=its2_demo").n_events * config.source.n_tracks_per_event == 100_000
+    assert "half_barrel" in config.misalignment.levels
+    detector, tracks, six = simulate(tmp_path / "a.root", "sample=its2_demo", "n_events=3")
+    assert detector.name == "ITS2"
+    assert len(tracks) == 24
+    assert six.std(0)[:3].min() > 20e-4
+
+
+@pytest.mark.parametrize("source", ["gun", "beam", "cosmics"])
+def test_sources_are_written_out_with_the_values_that_they_have_by_themselves(source):
+    written = build(configured(f"source={source}").source)
+    default = dataclasses.asdict(type(written)())
+    given = dataclasses.asdict(written)
+    assert {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()} == default
+
+
+BAD = {
+    "n_events=0": "n_events is 0, expected a whole number >= 1",
+    "n_events=1.5": "n_events is 1.5, expected a whole number",
+    "n_events=many": "n_events is 'many', expected a whole number",
+    "seed=-1": "seed is -1, expected a whole number >= 0",
+    "output=a.csv": "output is a.csv, expected a name that ends in .root",
+    "detector=file": "detector.path is null; give the file",
+    "detector=cube": "detector=cube: there is no such choice, only file, its2, telescope",
+    "misalignment=stave_chip": "detector telescope has no level 'stave'; its levels are",
+    "source.momentum=fast": "source: '>' not supported.*a word instead of a number",
+    "source.momentum=-1": "source: momentum is -1, expected a number > 0",
+    "source.colour=red": "unknown key 'source.colour'",
+    "simulation.hit_efficiency=2": "simulation: hit_efficiency is 2, expected a number between 0 and 1",
+    "source.centre=[100,0]": "no particle of 200 events leaves 3 hits in telescope: choose a source",
+}
+
+
+@pytest.mark.parametrize("override", BAD)
+def test_what_cannot_be_simulated_is_one_line_and_no_file(override, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["simulate"])
+    keys = [key for key in BEAM if key.partition("=")[0] != override.partition("=")[0]]
+    output = [] if override.startswith("output") else [f"output={tmp_path / 'a.root'}"]
+    with pytest.raises(SystemExit) as exit_code, errors_in_one_line(CONF, "simulate"):
+        main.__wrapped__(configured(*keys, *output, override))
+    assert exit_code.value.code == 2
+    line = capsys.readouterr().err
+    assert re.match(f"alignnet: error: {BAD[override]}", line)
+    assert line.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_from_before_survives_a_run_that_fails(tmp_path):
+    simulate(tmp_path / "a.root", *BEAM)
+    before = (tmp_path / "a.root").read_bytes()
+    with pytest.raises(AlignnetError, match="no particle"):
+        simulate(tmp_path / "a.root", *BEAM, "source.centre=[100,0]")
+    assert (tmp_path / "a.root").read_bytes() == before
+
+
+def test_in_a_log_progress_is_a_line_now_and_then(monkeypatch, caplog):
+    monkeypatch.setattr(progress, "INTERVAL", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    log = logging.getLogger("alignnet.simulate")
+    with caplog.at_level(logging.INFO, "alignnet.simulate"):
+        assert list(progress.tracked(iter("abc"), "events", 5000, 2000, log)) == ["a", "b", "c"]
+    assert caplog.messages == ["2,000 of 5,000 events", "4,000 of 5,000 events"]
+
+
+def test_on_a_terminal_progress_is_a_bar_that_goes_away(monkeypatch, caplog):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    log = logging.getLogger("alignnet.simulate")
+    assert list(progress.tracked(iter("abc"), "events", 5000, 2000, log)) == ["a", "b", "c"]
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("command", ["simulate", "export", "convert"])
+def test_the_examples_of_the_help_can_be_run(command):
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        footer = compose(command, return_hydra_config=True).hydra.help.footer
+        examples = re.findall(rf"^ *alignnet {command} (.*)$", footer, flags=re.MULTILINE)
+        assert len(examples) >= 3
+        for line in examples:
+            words = [word.replace("'", "") for word in line.split() if word != "--multirun"]
+            compose(
+                command, overrides=[word.partition(",")[0] if "seed=" in word else word for word in words]
+            )
+
+
+def test_an_output_must_be_named(capsys):
+    with pytest.raises(SystemExit), errors_in_one_line(CONF, "simulate"):
+        main.__wrapped__(configured(*BEAM))
+    assert capsys.readouterr().err == "alignnet: error: output has no value: give one, output=...\n"
+
+
+def test_the_command_writes_a_file_from_any_folder(tmp_path):
+    command = [sys.executable, "-m", "alignnet", "simulate", "output=a.root", *BEAM]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].startswith("written: a.root (0.")
+    assert len(read_tracks(tmp_path / "a.root", read_detector(tmp_path / "a.root"))) > 100

@@ -1,0 +1,417 @@
+"""The cost: its gradient is exact, it does not see what no track sees, and it is 1 where the noise is the model's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_detectors import (
+    BEAM,
+    COSMICS,
+    GUN,
+    barrel,
+    batch_of,
+    exact,
+    mixed,
+    planes,
+    random_local,
+    simulated,
+)
+from torch import Tensor
+
+from alignnet.data.batch import Batch
+from alignnet.data.root import read_detector, read_misalignment, read_tracks
+from alignnet.data.sources import ParticleGun
+from alignnet.data.tracks import Tracks
+from alignnet.errors import ConfigError
+from alignnet.geometry import rigid
+from alignnet.geometry.detector import Detector
+from alignnet.geometry.its2 import its2
+from alignnet.geometry.plane import Plane
+from alignnet.loss.chi2 import Chi2, Fit, HelixChi2
+from alignnet.loss.noise import NoiseModel
+from alignnet.loss.robust import TrackWeights
+from alignnet.sensors.sensor import SensorLayer
+
+BARREL, LINES, TELESCOPE = barrel(), barrel(b_z=0.0), planes()
+PLACES = {"barrel": (BARREL, GUN), "straight": (LINES, GUN), "telescope": (TELESCOPE, BEAM)}
+NOISE, VERTEX = ("none", "diagonal", "full"), ("absent", "given", "fitted")
+
+
+def cost_of(detector: Detector, noise: str = "full", vertex: str = "absent", **options: object) -> HelixChi2:
+    return HelixChi2(detector, NoiseModel(detector, noise), vertex, **options)
+
+
+def noisy(place: str, n_events: int = 12) -> tuple[Detector, Tracks]:
+    """Tracks in a detector whose sensors are some 5 µm off."""
+    detector, source = PLACES[place]
+    return detector, simulated(detector, source, n_events, random_local(len(detector), 5e-4, 5e-5))
+
+
+@torch.no_grad()
+def evaluated(detector: Detector, loss: HelixChi2, batch: Batch, local: Tensor | None = None) -> Chi2:
+    sensors = SensorLayer.of(detector)
+    if local is not None:
+        sensors.set_local(local)
+    return loss(sensors, batch)
+
+
+def per_ndf(chi2: Chi2) -> float:
+    total, ndf = chi2.per_event()
+    return float(total.sum() / ndf.sum())
+
+
+class Case:
+    """A fit whose weights stay, and what the cost is at other places of the sensors."""
+
+    def __init__(self, place: str, noise: str, vertex: str, normalisation: str = "event") -> None:
+        self.detector, tracks = noisy(place)
+        self.batch = batch_of(tracks, self.detector)
+        self.loss = cost_of(self.detector, noise, vertex, normalisation=normalisation, iterations=12)
+        self.sensors = SensorLayer.of(self.detector)
+        self.fit = self.loss.fit(self.planes().detach(), self.batch)
+
+    def planes(self) -> Plane:
+        return self.sensors.planes(self.batch.uv, self.batch.sensor)
+
+    def gradient(self, planes: Plane, fit: Fit) -> Tensor:
+        cost = self.loss.cost(self.loss.at(planes, fit, self.batch))
+        return torch.autograd.grad(cost, self.sensors.theta)[0]
+
+    @torch.no_grad()
+    def refitted(self, local: Tensor) -> float:
+        """The cost with the sensors elsewhere and the tracks refitted with the same weights."""
+        self.sensors.set_local(local)
+        fit = self.loss.refit(self.planes(), self.fit, self.batch, 8)
+        cost = float(self.loss.cost(self.loss.at(self.planes(), fit, self.batch)))
+        self.sensors.set_local(torch.zeros_like(local))
+        return cost
+
+
+COMBINATIONS = [
+    ("barrel", noise, vertex) for noise in NOISE for vertex in VERTEX
+] + [("straight", "full", "fitted"), ("straight", "full", "given"), ("telescope", "full", "absent")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("place", "noise", "vertex"), COMBINATIONS)
+def test_the_gradient_is_that_of_the_refitted_minimum(place, noise, vertex):
+    case = Case(place, noise, vertex)
+    gradient = case.gradient(case.planes(), case.fit)
+    for seed in (8, 9):
+        way = random_local(len(case.detector), 1e-5, 1e-6, seed=seed)
+        f = [case.refitted(k * way) for k in (-2, -1, 1, 2)]
+        slope = (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / 12
+        assert float((gradient * way).sum()) == pytest.approx(slope, rel=1e-7)
+
+
+@pytest.mark.parametrize(("place", "noise", "vertex"), COMBINATIONS)
+def test_differentiating_through_the_fit_gives_the_same_gradient(place, noise, vertex):
+    case = Case(place, noise, vertex, "total")
+    planes, fit = case.planes(), case.fit
+    for _ in range(3):
+        helix, origins, _ = case.loss._move(fit.helix, planes, fit, case.batch)
+        fit = fit._replace(helix=helix, origins=origins)
+    assert fit.helix.direction.requires_grad
+    through = case.gradient(planes, fit)
+    beside = case.gradient(case.planes(), case.fit)
+    assert float((through - beside).norm() / beside.norm()) < 1e-9
+
+
+def moved_together(detector: Detector, shift: tuple[float, ...], turn: tuple[float, ...]) -> Tensor:
+    """Local sixes of the sensors when the whole detector turns about its origin and then moves."""
+    matrix = rigid.exp(torch.tensor(turn, dtype=torch.float64))
+    place = detector.translation @ matrix.T + torch.tensor(shift, dtype=torch.float64)
+    return rigid.local_of(detector.rotation, detector.translation, matrix @ detector.rotation, place)
+
+
+@pytest.mark.parametrize(
+    ("place", "noise", "shift", "turn"),
+    [
+        ("barrel", "none", (0.3, -0.2, 1.5), (0.0, 0.0, 0.8)),
+        ("barrel", "full", (0.0, 0.0, 1.5), (0.0, 0.0, 0.8)),  # layers without a hit stay where they are
+        ("straight", "none", (0.3, -0.2, 1.5), (0.1, -0.2, 0.8)),
+        ("telescope", "full", (0.3, -0.2, 1.5), (0.1, -0.2, 0.8)),
+    ],
+)
+def test_the_cost_does_not_see_a_motion_of_everything(place, noise, shift, turn):
+    detector, tracks = noisy(place)
+    batch, loss = batch_of(tracks, detector), cost_of(detector, noise, iterations=8)
+    before = evaluated(detector, loss, batch)
+    after = evaluated(detector, loss, batch, moved_together(detector, shift, turn))
+    assert torch.allclose(after.track, before.track, rtol=1e-7, atol=1e-7)
+    assert torch.equal(after.ndf, before.ndf)
+
+
+def test_a_tilt_is_seen_through_the_field_and_a_shift_through_a_vertex():
+    detector, tracks = noisy("barrel")
+    batch = batch_of(tracks, detector)
+    tilt = moved_together(detector, (0.0, 0.0, 0.0), (0.3, 0.0, 0.0))
+    shift = moved_together(detector, (0.05, 0.0, 0.0), (0.0, 0.0, 0.0))
+    absent, given = cost_of(detector, "none"), cost_of(detector, "none", "given")
+    assert per_ndf(evaluated(detector, absent, batch, tilt)) > 1.5 * per_ndf(evaluated(detector, absent, batch))
+    assert per_ndf(evaluated(detector, given, batch, shift)) > 5 * per_ndf(evaluated(detector, given, batch))
+
+
+def turned_everything(batch: Batch, angle: float) -> tuple[Tensor, Batch]:
+    """The barrel turned about z, and the same events in it: hits are local, vertices turn along."""
+    local = moved_together(BARREL, (0.0, 0.0, 0.0), (0.0, 0.0, angle))
+    matrix = rigid.exp(torch.tensor([0.0, 0.0, angle], dtype=torch.float64))
+    return local, batch._replace(vertex=batch.vertex @ matrix.T, vertex_cov=matrix @ batch.vertex_cov @ matrix.T)
+
+
+@pytest.mark.parametrize("vertex", VERTEX)
+def test_turning_detector_and_vertices_about_the_field_leaves_the_cost(vertex):
+    batch = batch_of(noisy("barrel")[1], BARREL)
+    loss = cost_of(BARREL, "full", vertex, iterations=8)
+    local, turned = turned_everything(batch, 1.1)
+    before, after = evaluated(BARREL, loss, batch), evaluated(BARREL, loss, turned, local)
+    assert torch.allclose(before.track + before.vertex, after.track + after.vertex, rtol=1e-6, atol=1e-6)
+    assert torch.allclose(before.origin, after.origin, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("vertex", VERTEX)
+def test_the_order_of_tracks_and_hits_and_padding_change_nothing(vertex):
+    detector, tracks = noisy("barrel")
+    batch = batch_of(tracks, detector)
+    loss = cost_of(detector, "full", vertex, iterations=8)
+    before = evaluated(detector, loss, batch)
+    order, hits = torch.randperm(batch.n_tracks), torch.randperm(batch.sensor.shape[1])
+    names = ("sensor", "uv", "sigma", "is_hit")
+    tables = {name: getattr(batch, name)[order][:, hits] for name in names}
+    for name, table in tables.items():
+        filler = torch.zeros_like(table[:, :2]) if name == "is_hit" else table[:, :2]
+        tables[name] = torch.cat([filler, table], 1)
+    rest = ("event", "vertex", "vertex_cov", "has_vertex", "p", "mass", "outward", "crossed")
+    changed = batch._replace(**tables, **{name: getattr(batch, name)[order] for name in rest})
+    after = evaluated(detector, loss, changed)
+    assert torch.allclose(after.track, before.track[order], rtol=1e-8, atol=1e-8)
+    assert torch.allclose(after.vertex, before.vertex[order], rtol=1e-8, atol=1e-8)
+    for one, other in zip(after.per_event(), before.per_event(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-8, atol=1e-8)
+
+
+def test_events_do_not_know_of_each_other():
+    tracks = noisy("barrel")[1]
+    loss = cost_of(BARREL, "full", "fitted")
+    together = evaluated(BARREL, loss, batch_of(tracks, BARREL))
+    single = tracks.select(tracks.event == tracks.event[-1])
+    alone = evaluated(BARREL, loss, batch_of(single, BARREL))
+    assert torch.allclose(alone.track, together.track[-len(single) :], rtol=1e-9)
+    assert torch.allclose(alone.per_event()[0][0], together.per_event()[0][-1], rtol=1e-9)
+
+
+def test_an_event_and_a_total_are_normalised_as_the_documentation_says():
+    batch = batch_of(noisy("barrel")[1], BARREL)
+    chi2 = evaluated(BARREL, cost_of(BARREL, "full", "given"), batch)
+    ratios, total, ndf = [], 0.0, 0.0
+    for event in range(batch.n_events):
+        mine = batch.event == event
+        rows = 2 * batch.is_hit[mine].sum() + 2 * mine.sum() - 5 * mine.sum()
+        sum_ = float((chi2.track + chi2.vertex)[mine].sum())
+        ratios.append(sum_ / float(rows))
+        total, ndf = total + sum_, ndf + float(rows)
+    by_event, in_total = cost_of(BARREL, vertex="given"), cost_of(BARREL, vertex="given", normalisation="total")
+    assert float(by_event.cost(chi2)) == pytest.approx(np.mean(ratios), rel=1e-12)
+    assert float(in_total.cost(chi2)) == pytest.approx(total / ndf, rel=1e-12)
+
+
+@pytest.mark.parametrize("normalisation", ["event", "total"])
+def test_sums_of_parts_add_up_to_those_of_the_whole(normalisation):
+    tracks = noisy("barrel")[1]
+    loss = cost_of(BARREL, "full", "fitted")
+    first = tracks.event < 5
+    parts = [batch_of(tracks.select(keep), BARREL) for keep in (first, ~first)]
+    sums = [torch.stack(evaluated(BARREL, loss, part).sums(normalisation)) for part in parts]
+    whole = torch.stack(evaluated(BARREL, loss, batch_of(tracks, BARREL)).sums(normalisation))
+    assert torch.allclose(sums[0] + sums[1], whole, rtol=1e-9)
+
+
+@pytest.mark.parametrize("vertex", VERTEX)
+@pytest.mark.parametrize("noise", NOISE)
+def test_an_empty_batch_costs_nothing_and_pulls_at_nothing(noise, vertex):
+    tracks = noisy("barrel")[1].select(np.array([], dtype=np.int64))
+    sensors, loss = SensorLayer.of(BARREL), cost_of(BARREL, noise, vertex)
+    chi2 = loss(sensors, batch_of(tracks, BARREL))
+    loss.cost(chi2).backward()
+    assert [float(value.detach()) for value in chi2.sums("event")] == [0.0, 0.0]
+    assert sensors.theta.grad is None or float(sensors.theta.grad.abs().max()) == 0
+
+
+def with_impossible_tracks(tracks: Tracks) -> tuple[Tracks, np.ndarray]:
+    """The same tracks and, in their events, some whose hits determine no track; and which ones these are."""
+    bad = tracks.select(np.arange(0, len(tracks), 3))
+    sensor, uv = bad.sensor.copy(), bad.uv.copy()
+    first = np.repeat(bad.offset[:-1], bad.hits_per_track)
+    sensor[:], uv[:] = sensor[first], uv[first]  # the same hit again and again
+    bad = replace(bad, sensor=sensor, uv=uv)
+    event = np.concatenate([tracks.event, bad.event])
+    order = np.argsort(event, kind="stable")
+    offset = np.concatenate([tracks.offset, bad.offset[1:] + tracks.n_hits])
+    tables = {k: np.concatenate([getattr(tracks, k), getattr(bad, k)]) for k in ("sensor", "uv", "sigma")}
+    names = ("vertex", "vertex_cov", "p", "mass", "kind")
+    columns = {k: np.concatenate([getattr(tracks, k), getattr(bad, k)]) for k in names}
+    joined = Tracks(event=event, offset=offset, **tables, **columns).select(order)
+    return joined, order >= len(tracks)
+
+
+@pytest.mark.parametrize("vertex", VERTEX)
+@pytest.mark.parametrize("noise", NOISE)
+def test_tracks_that_their_hits_do_not_determine_leave_cost_and_gradient_alone(noise, vertex):
+    tracks = noisy("barrel")[1]
+    loss, gradients, costs = cost_of(BARREL, noise, vertex), [], []
+    more, bad = with_impossible_tracks(tracks)
+    for some in (tracks, more):
+        sensors = SensorLayer.of(BARREL)
+        chi2 = loss(sensors, batch_of(some, BARREL))
+        cost = loss.cost(chi2)
+        cost.backward()
+        gradients.append(sensors.theta.grad)
+        costs.append(float(cost.detach()))
+    assert torch.equal(chi2.weight == 0, torch.from_numpy(bad))
+    assert costs[1] == pytest.approx(costs[0], rel=1e-9)
+    assert torch.allclose(gradients[0], gradients[1], rtol=1e-7, atol=1e-9)
+
+
+def test_single_precision_finds_the_same_residuals_and_the_same_way_down():
+    tracks = noisy("barrel", 25)[1]
+    batch, results = batch_of(tracks, BARREL), []
+    for precision in ("float64", "float32"):
+        sensors, loss = SensorLayer.of(BARREL), cost_of(BARREL, "full", "given", precision=precision)
+        chi2 = loss(sensors, batch)
+        loss.cost(chi2).backward()
+        results.append((chi2, sensors.theta.grad))
+    (double, one), (single, other) = results
+    assert single.track.dtype == torch.float32
+    assert (single.residual - double.residual).abs().max() < 1e-6  # 0.01 µm
+    assert torch.allclose(single.track.double(), double.track, rtol=1e-3, atol=1e-3)
+    cosine = (one * other).sum() / (one.norm() * other.norm())
+    assert float(cosine) > 1 - 1e-6
+
+
+LIMIT = torch.eye(3, dtype=torch.float64)
+
+
+def test_a_vertex_that_is_hardly_known_is_no_vertex():
+    batch = batch_of(noisy("barrel")[1], BARREL)
+    vague = batch._replace(vertex_cov=LIMIT.expand(batch.n_tracks, 3, 3) * 1e8)
+    absent = evaluated(BARREL, cost_of(BARREL, iterations=8), batch)
+    given = evaluated(BARREL, cost_of(BARREL, vertex="given", iterations=8), vague)
+    assert torch.allclose(given.track, absent.track, rtol=1e-7, atol=1e-7)
+    assert float(given.vertex.abs().max()) < 1e-6
+
+
+def test_an_origin_that_was_known_before_is_a_given_vertex():
+    batch = batch_of(noisy("barrel")[1], BARREL)
+    exactly = batch._replace(vertex_cov=LIMIT.expand(batch.n_tracks, 3, 3) * 1e-16)
+    loosely = batch._replace(vertex_cov=LIMIT.expand(batch.n_tracks, 3, 3) * 1e-10)  # what a track may miss
+    fitted = evaluated(BARREL, cost_of(BARREL, vertex="fitted", iterations=10), exactly)
+    given = evaluated(BARREL, cost_of(BARREL, vertex="given", iterations=10), loosely)
+    assert torch.allclose(fitted.track, given.track, rtol=1e-3, atol=1e-3)
+    assert torch.equal(fitted.ndf, given.ndf)
+
+
+def test_without_matter_all_noise_models_are_one():
+    detector = barrel(x_over_x0=0.0)
+    batch = batch_of(simulated(detector, GUN, 12), detector)
+    none, diagonal, full = (evaluated(detector, cost_of(detector, noise), batch) for noise in NOISE)
+    assert torch.equal(diagonal.track, none.track)
+    assert torch.allclose(full.track, none.track, rtol=1e-9)
+
+
+def chi2_is_one(detector: Detector, tracks: Tracks, vertex: str, local: Tensor | None = None) -> bool:
+    """χ²/ν within four standard deviations, per track and over all; the noise's own are two a degree of freedom."""
+    loss = HelixChi2(detector, NoiseModel(detector, energy_loss=False), vertex, iterations=6)
+    chi2 = evaluated(detector, loss, batch_of(tracks, detector), local)
+    total, ndf = (float(value.sum()) for value in chi2.per_event())
+    return bool(chi2.fit.ok.all()) and abs(total / ndf - 1) < 4 * (2 / ndf) ** 0.5
+
+
+@pytest.fixture(scope="module")
+def ring() -> tuple[Detector, Tensor]:
+    detector = its2()
+    return detector, random_local(len(detector), 100e-4, 1e-3)
+
+
+@pytest.mark.parametrize("vertex", VERTEX)
+def test_chi2_of_its2_is_one_at_the_true_places_with_the_noise_of_the_model(ring, vertex):
+    detector, local = ring
+    tracks = simulated(detector, ParticleGun(), 65, local, energy_loss=False, seed=2)
+    assert len(tracks) > 500
+    assert chi2_is_one(detector, tracks, vertex, local)
+
+
+SINGLES = replace(GUN, n_tracks_per_event=1, vertex_resolution=None)
+
+
+@pytest.mark.parametrize(
+    ("source", "vertex"),
+    [
+        (replace(GUN, vertex_resolution=None), "fitted"),
+        (SINGLES, "fitted"),
+        (COSMICS, "fitted"),
+        (COSMICS, "given"),
+        (GUN, "fitted"),
+    ],
+    ids=["no vertex measured", "one track an event", "cosmics fitted", "cosmics given", "vertex measured"],
+)
+def test_degrees_of_freedom_are_those_of_the_noise(source, vertex):
+    tracks = simulated(BARREL, source, 400, energy_loss=False, hit_efficiency=1.0, seed=3)
+    assert chi2_is_one(BARREL, tracks, vertex)
+
+
+def test_collisions_and_cosmics_share_a_batch():
+    first, second = (simulated(BARREL, s, 150, energy_loss=False, hit_efficiency=1.0) for s in (GUN, COSMICS))
+    for vertex in VERTEX:
+        assert chi2_is_one(BARREL, mixed(first, second), vertex)
+
+
+def test_chi2_of_another_programs_tracks_is_one_at_its_true_places(shared_data):
+    file = shared_data / "acts_its2.root"
+    if not file.is_file():
+        pytest.skip(f"{file} is not there")
+    detector = read_detector(file)
+    local = read_misalignment(file, detector)
+    tracks = read_tracks(file, detector, entry_stop=2000, short_tracks="drop")
+    batch = batch_of(tracks, detector)
+    for vertex in ("absent", "given"):
+        loss = cost_of(detector, "full", vertex)
+        assert per_ndf(evaluated(detector, loss, batch, local)) == pytest.approx(1.0, abs=0.02)
+        assert per_ndf(evaluated(detector, loss, batch)) > 30
+
+
+def test_without_noise_the_cost_at_the_true_places_vanishes():
+    tracks = exact(BARREL, GUN, 20)
+    for vertex in VERTEX:
+        chi2 = evaluated(BARREL, cost_of(BARREL, "none", vertex, iterations=8), batch_of(tracks, BARREL))
+        assert float((chi2.track + chi2.vertex).max()) < 1e-8
+
+
+def test_the_weight_of_a_bad_track_is_a_constant_of_the_gradient():
+    tracks = noisy("barrel")[1]
+    tracks.uv[tracks.offset[3]] += 0.3
+    batch, sensors = batch_of(tracks, BARREL), SensorLayer.of(BARREL)
+    weighted = HelixChi2(BARREL, NoiseModel(BARREL, "none"), "absent", TrackWeights("cauchy"), "total")
+    chi2 = weighted(sensors, batch)
+    assert float(chi2.weight[3]) < 0.01
+    numerator, denominator = chi2.sums("total")
+    gradient = torch.autograd.grad(numerator, sensors.theta)[0]
+    plain = cost_of(BARREL, "none")(sensors, batch)
+    expected = torch.autograd.grad((plain.track * chi2.weight).sum(), sensors.theta)[0]
+    assert torch.allclose(gradient, expected, rtol=1e-9)
+    assert float(denominator) == pytest.approx(float((chi2.weight * chi2.ndf).sum()), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"vertex": "maybe"}, r"loss\.vertex is 'maybe'.*given.*fitted.*absent"),
+        ({"normalisation": "hit"}, r"loss\.normalisation is 'hit'.*event.*total"),
+        ({"precision": "float16"}, r"loss\.precision is 'float16'"),
+        ({"iterations": 0}, r"loss\.iterations is 0; expected at least 1"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named(option, message):
+    with pytest.raises(ConfigError, match=message):
+        HelixChi2(BARREL, **option)

@@ -11,10 +11,9 @@ help:  ## list the targets
 setup:  ## make .venv with everything that the targets need
 	@.ci/setup
 
-align: setup  ## simulate a misaligned ITS2, align it, write the report
-	$(BIN)/alignnet simulate experiment=its2_demo
+align: setup  ## simulate a misaligned ITS2, align its 24,120 sensors, show before and after
+	$(BIN)/alignnet simulate sample=its2_demo
 	$(BIN)/alignnet train experiment=its2_demo
-	$(BIN)/alignnet evaluate experiment=its2_demo
 
 test: setup  ## the tests, without the slow ones
 	$(BIN)/python -m pytest

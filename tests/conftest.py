@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from small_detectors import GUN, barrel, random_local, simulated
+
+from alignnet.data.root import write_simulation
 
 SEED = 20260101
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -46,3 +49,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there: files of other programs, which no other test needs")
     return folder
+
+
+@pytest.fixture(scope="session")
+def barrel_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """150 collisions in a barrel of 24 sensors, some 30 µm and 0.2 mrad off their places: tracks and truth."""
+    path = tmp_path_factory.mktemp("barrel") / "barrel.root"
+    detector = barrel()
+    local = random_local(len(detector), 30e-4, 0.2e-3, seed=2)
+    tracks = simulated(detector, GUN, 150, local, seed=5)
+    write_simulation(path, detector, tracks, local, {"generator": "tests", "seed": 5})
+    return path

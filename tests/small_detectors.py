@@ -1,4 +1,4 @@
-"""Detectors small enough for dense matrices, and exact or noisy tracks through them, for tests of several folders."""
+"""Detectors small enough for dense matrices, and exact or noisy tracks through them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def barrel(
     b_z: float = 0.5,
     x_over_x0: float = 0.005,
 ) -> Detector:
-    """Flat staves of `chips` sensors along z on each radius; neighbours overlap, layers are turned in azimuth."""
+    """Flat staves of `chips` sensors along z on each radius; neighbours overlap, layers are turned in φ."""
     rotation, translation, half, names, layers = [], [], [], [], []
     for layer, radius in enumerate(radii):
         half_u, half_v = 1.15 * radius * math.tan(math.pi / staves), 2.0 + 0.8 * radius
@@ -37,7 +37,7 @@ def barrel(
             z = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
             turn = torch.stack([torch.linalg.cross(-outward, z), -outward, z], -1)  # columns u, w, v
             for chip in range(chips):
-                place = (radius + 0.04 * radius * (stave % 2)) * outward
+                place = (radius + 0.1 * radius * (stave % 2)) * outward
                 along = (2 * chip + 1 - chips) * half_v / chips
                 rotation.append(turn)
                 translation.append(place + along * z)

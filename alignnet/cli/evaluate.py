@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from alignnet.cli.app import command
-from alignnet.cli.setup import evaluation_of, load_problem, quiet, run_config
-from alignnet.data.root_alignment import read_alignment_table
+from alignnet.cli.run_folder import trained_config
+from alignnet.cli.setup import evaluation_of, load_problem, quiet
+from alignnet.data.root_alignment import read_alignment, read_alignment_table
 from alignnet.evaluation.summary import peak_memory_mb, report, write_metrics
 from alignnet.training.answer import ALIGNED
 
@@ -25,18 +27,19 @@ def main(config: DictConfig) -> None:
     quiet()
     start = time.perf_counter()
     run = Path(config.run)
-    settings = run_config(run)
+    settings = trained_config(run)
     if config.data.files:
+        if settings.detector.get("path", "") is None:
+            settings.detector.path = settings.data.files[0]  # of which the run took its detector
         settings.data.files = config.data.files
+    OmegaConf.set_struct(settings, True)  # a misspelt evaluation.part is an error
     settings.evaluation = OmegaConf.merge(settings.evaluation, config.evaluation)
     problem = load_problem(settings)
+    local = read_alignment(run / "alignment.root", problem.detector)
     table = read_alignment_table(run / "alignment.root")
-    rows = problem.detector.rows(table.sensor_id)
-    local = torch.zeros(len(problem.detector), 6, dtype=torch.float64)
-    local[rows] = torch.from_numpy(table.local)
     aligned = torch.zeros(len(problem.detector), dtype=torch.bool)
-    aligned[rows] = torch.from_numpy(table.status == ALIGNED)
-    evaluation = evaluation_of(problem, local, aligned, [], settings.evaluation)
+    aligned[problem.detector.rows(table.sensor_id)] = torch.from_numpy(table.status == ALIGNED)
+    evaluation = replace(evaluation_of(problem, settings.evaluation), after=local, aligned=aligned)
     history = _trained(run).get("history", [])
     metrics = evaluation.run(run / "evaluation", history)
     metrics |= _limits(run, metrics)

@@ -15,17 +15,17 @@ import alignnet
 COMMANDS = {
     "simulate": "particles through a misaligned detector: a file of tracks, with the truth",
     "train": "align: fit the places of the sensors so that tracks pass through their hits",
-    "evaluate": "compare before, after and truth: tables, figures and one HTML report",
+    "evaluate": "compare before, after and truth: tables and pictures",
     "export": "write an alignment for others: ALICE's CCDB object, Millepede, Parquet, CSV",
-    "convert": "read the files of others: ALICE O2 tracks and clusters, Mille binaries",
+    "convert": "bring other files into the format: hit tables in CSV, ROOT files, ALICE alignment objects",
 }
 MODULE = "alignnet.cli.{command}"
 
 EXAMPLES = """\
 examples:
-  alignnet simulate experiment=its2_demo      a small ITS2 data set to try things on
-  alignnet train experiment=its2_demo         align with it
-  alignnet evaluate experiment=its2_demo      see how well that went
+  alignnet simulate sample=its2_demo          100,000 tracks in a misaligned ITS2
+  alignnet train experiment=its2_demo         align with them: tables, pictures, alignment.root
+  alignnet evaluate run=DIR                   evaluate that run again, or on other tracks
   alignnet train --help                       what a command does, its keys and choices
 """
 

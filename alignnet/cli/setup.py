@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from alignnet.cli.app import build
+from alignnet.cli.detector import detector_of
 from alignnet.data.datamodule import AlignmentData
-from alignnet.data.root import has_misalignment, read_detector, read_misalignment
+from alignnet.data.root import has_misalignment, read_misalignment
 from alignnet.data.root_alignment import read_alignment
-from alignnet.errors import CheckpointError, ConfigError
+from alignnet.errors import ConfigError
 from alignnet.evaluation.summary import Evaluation
 from alignnet.geometry.detector import Detector
 from alignnet.loss.chi2 import HelixChi2
@@ -43,28 +46,22 @@ def load_problem(config: DictConfig) -> AlignmentProblem:
         ConfigError: a key has a value that cannot be used.
         SchemaError: a file is not as docs/data-format.md says.
     """
-    files = [str(file) for file in config.data.files]
-    if not files:
-        raise ConfigError("data.files is empty; give at least one ROOT file: data.files=[FILE,…]")
-    detector = load_detector(config.detector, files)
+    files = _files(config)
+    detector = detector_of(config.detector, files)
     sensors = SensorLayer.of(detector, config.sensors.parametrisation)
-    set_free(sensors, detector, **_plain(config.sensors.fixed))
+    with values_of("sensors.fixed"):
+        set_free(sensors, detector, **_plain(config.sensors.fixed))
     start = torch.zeros(len(detector), 6, dtype=torch.float64)
     if config.sensors.start is not None:
         start = read_alignment(config.sensors.start, detector)
         sensors.set_local(start)
-    loss = load_loss(config.loss, detector)
-    data = AlignmentData(detector=detector, seed=config.seed, **{**_plain(config.data), "files": files})
+    with values_of("loss"):
+        loss = load_loss(config.loss, detector)
+    with values_of("data"):
+        data = AlignmentData(detector=detector, seed=config.seed, **{**_plain(config.data), "files": files})
+        data.setup()
     truth = read_misalignment(files[0], detector) if has_misalignment(files[0]) else None
     return AlignmentProblem(detector, sensors, loss, data, truth, start)
-
-
-def load_detector(node: DictConfig, files: list[str]) -> Detector:
-    """The detector of a configuration; `detector=file` reads the `sensors` tree of detector.path."""
-    if node.get("_target_") is not None:
-        detector: Detector = build(node)
-        return detector
-    return read_detector(node.path or files[0], node.get("name"))
 
 
 def load_loss(node: DictConfig, detector: Detector) -> HelixChi2:
@@ -79,41 +76,31 @@ def load_loss(node: DictConfig, detector: Detector) -> HelixChi2:
     return loss
 
 
-def run_config(run: str | Path) -> DictConfig:
-    """The configuration that a training run was started with.
+def evaluation_of(problem: AlignmentProblem, settings: DictConfig) -> Evaluation:
+    """The evaluation that the key `evaluation` describes, as yet of the places that the run starts from.
 
     Raises:
-        CheckpointError: the folder is not one of a run.
+        ConfigError: one of its values cannot be used.
     """
-    path = Path(run) / ".hydra" / "config.yaml"
-    if not path.is_file():
-        raise CheckpointError(f"{run}: not the folder of a training run, it has no .hydra/config.yaml")
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
-    return config
-
-
-def evaluation_of(
-    problem: AlignmentProblem, after: Tensor, aligned: Tensor, draws: list[Tensor], settings: DictConfig
-) -> Evaluation:
-    """The evaluation that the key `evaluation` describes."""
-    return Evaluation(
-        problem.detector,
-        problem.loss,
-        problem.data.selected(settings.part, settings.max_tracks),
-        problem.start,
-        after,
-        problem.truth,
-        aligned,
-        draws,
-        settings.dca_vertex,
-        settings.max_chi2_per_ndf,
-    )
+    with values_of("evaluation"):
+        return Evaluation(
+            detector=problem.detector,
+            loss=problem.loss,
+            tracks=problem.data.selected(settings.part, settings.max_tracks),
+            before=problem.start,
+            after=problem.start,
+            truth=problem.truth,
+            aligned=torch.zeros(len(problem.detector), dtype=torch.bool),
+            dca_vertex=settings.dca_vertex,
+            max_chi2_per_ndf=settings.max_chi2_per_ndf,
+        )
 
 
 def quiet() -> None:
-    """Leave out Lightning's advice that does not concern an alignment."""
+    """Leave out Lightning's advice that does not concern an alignment, and what other ranks than the first say."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    if getattr(rank_zero_only, "rank", 0):
+        logging.getLogger("alignnet").setLevel(logging.WARNING)
     for message in (
         "The '.*' does not have many workers",
         "The number of training batches",
@@ -121,11 +108,30 @@ def quiet() -> None:
         "Experiment logs directory",
         ".*isinstance.treespec, LeafSpec.* is deprecated",
         ".*Trying to infer the `batch_size`",
+        "It is recommended to use `self.log.*sync_dist",  # what is logged is summed over ranks already
         "You defined a `validation_step` but have no `val_dataloader`",
         "The dirpath has changed",
         "Be aware that when using `ckpt_path`",
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+@contextmanager
+def values_of(key: str) -> Iterator[None]:
+    """Makes what a constructor raises over a value of the wrong kind an error of the user's configuration."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key}: {error}; a value of the wrong kind, a word instead of a number?") from error
+
+
+def _files(config: DictConfig) -> list[str]:
+    files = config.data.files
+    if not files or isinstance(files, str):
+        raise ConfigError(
+            f"data.files is {files!r}; expected a list of at least one ROOT file: data.files=[FILE,…]"
+        )
+    return [str(file) for file in files]
 
 
 def _plain(node: Any) -> dict[str, Any]:

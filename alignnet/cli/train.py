@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alignnet.cli.app import CONF, build, command, errors_in_one_line
 from alignnet.cli.resume import continued
-from alignnet.cli.setup import evaluation_of, load_problem, quiet
+from alignnet.cli.setup import evaluation_of, load_problem, quiet, values_of
 from alignnet.evaluation.summary import peak_memory_mb, report, write_metrics
 from alignnet.export.result import write_result
 from alignnet.training.answer import ALIGNED, answer_of
@@ -30,7 +31,8 @@ def main(config: DictConfig) -> None:
     quiet()
     start = time.perf_counter()
     folder = Path(HydraConfig.get().runtime.output_dir)
-    L.seed_everything(config.seed, workers=True, verbose=False)
+    with values_of("seed"):
+        L.seed_everything(config.seed, workers=True, verbose=False)
     problem = load_problem(config)
     averaging = build(config.get("averaging"))
     module = AlignmentModule(
@@ -43,18 +45,20 @@ def main(config: DictConfig) -> None:
     options = OmegaConf.to_container(config.trainer, resolve=True)
     early_stop = OmegaConf.to_container(config.early_stop, resolve=True) if config.early_stop else None
     monitor = AlignmentMonitor(problem.truth, config.figure_every)
-    problem.data.setup()
     validates = len(problem.data.rows["validation"]) > 0
     trainer = make_trainer(folder, options, [monitor], early_stop, averaging, validates)
+    evaluation = evaluation_of(problem, config.evaluation)
     log.info("%s: %d sensors, %d tracks from %s", problem.detector.name, len(problem.detector),
              len(problem.data.tracks), ", ".join(problem.data.files))  # fmt: skip
     fit(trainer, module, problem.data, None if config.resume is None else Path(config.resume))
-    draws = 1 if config.evaluation.limit and problem.truth is not None else 0
-    answer = answer_of(module, problem.data, draws)  # ranks share the work
+    draw = config.evaluation.limit and problem.truth is not None
+    answer = answer_of(module, problem.data, draw)  # ranks share the work
     if not trainer.is_global_zero:
         return
     write_result(folder / "alignment.root", problem.detector, answer)
-    evaluation = evaluation_of(problem, answer.local, answer.status == ALIGNED, answer.error_draws, config.evaluation)
+    evaluation = replace(
+        evaluation, after=answer.local, aligned=answer.status == ALIGNED, error_draws=answer.error_draws
+    )
     metrics = evaluation.run(folder / "evaluation", monitor.history)
     metrics |= {"seconds": time.perf_counter() - start, "peak_memory_mb": peak_memory_mb(), "history": monitor.history}
     write_metrics(folder / "metrics.json", metrics)

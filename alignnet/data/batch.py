@@ -6,6 +6,7 @@ Padding repeats a track's first hit, where every formula is regular, and is swit
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,9 @@ from torch import Tensor
 from alignnet.data.tracks import Array, Tracks
 from alignnet.geometry.detector import Detector
 from alignnet.units import PION_MASS
+
+_LENGTHS = (7, 8, 9, 11)  # the most hits of each part of `Batch.by_length` but the last
+_PER_TRACK = ("event", "vertex", "vertex_cov", "has_vertex", "p", "mass", "outward", "crossed")
 
 
 class Batch(NamedTuple):
@@ -38,6 +42,19 @@ class Batch(NamedTuple):
     def n_events(self) -> int:
         """Number of events, with and without tracks left."""
         return len(self.event_number)
+
+    def by_length(self) -> list[Batch]:
+        """The same tracks in batches of similar numbers of hits, with little padding; all have all events."""
+        count = self.is_hit.sum(-1)
+        edges = [0, *(n for n in _LENGTHS if n < self.is_hit.shape[1]), self.is_hit.shape[1]]
+        parts = []
+        for low, high in itertools.pairwise(edges):
+            rows = ((count > low) & (count <= high)).nonzero().squeeze(-1)
+            if len(rows):
+                per_hit = {name: getattr(self, name)[rows, :high] for name in Batch._fields[:4]}
+                per_track = {name: getattr(self, name)[rows] for name in _PER_TRACK}
+                parts.append(self._replace(**per_hit, **per_track))
+        return parts
 
     @property
     def n_tracks(self) -> int:

@@ -134,8 +134,10 @@ class AlignmentData(L.LightningDataModule):
             raise ConfigError(
                 f"data.split is {list(split)}; expected three fractions ≥ 0 that add up to 1, the first > 0"
             )
-        if batch_size < 1:
-            raise ConfigError(f"data.batch_size is {batch_size}; expected at least 1 event")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ConfigError(
+                f"data.batch_size is {batch_size!r}; expected a whole number of at least 1 event"
+            )
         self.files = [str(Path(file).expanduser()) for file in files]
         self.detector, self.batch_size, self.split, self.seed = detector, batch_size, tuple(split), seed
         self.min_hits, self.short_tracks, self.max_tracks = min_hits, short_tracks, max_tracks
@@ -175,7 +177,7 @@ class AlignmentData(L.LightningDataModule):
         return self.events.tracks.select(self.events.tracks_of(self.rows[name]))
 
     def selected(self, part: str, max_tracks: int | None = None) -> Tracks:
-        """The tracks of "train", "validation", "test" or "all" events, of the first whole events up to `max_tracks`.
+        """The tracks of "train", "validation", "test" or "all" events, of the first events up to `max_tracks`.
 
         Raises:
             ConfigError: there is no such part, or it is empty.
@@ -184,7 +186,9 @@ class AlignmentData(L.LightningDataModule):
             raise ConfigError(f"evaluation.part is {part!r}; choose from {['all', *PARTS]}")
         tracks = self.tracks if part == "all" else self.part(part)
         if len(tracks) == 0:
-            raise ConfigError(f"evaluation.part is {part!r}, which has no events; data.split is {list(self.split)}")
+            raise ConfigError(
+                f"evaluation.part is {part!r}, which has no events; data.split is {list(self.split)}"
+            )
         if max_tracks is None or len(tracks) <= max_tracks:
             return tracks
         return tracks.select(np.isin(tracks.event, np.unique(tracks.event[:max_tracks])))

@@ -1,1 +1,1 @@
-"""How good an alignment is: the truth recovered, residuals, DCA to the vertex; numbers, tables and figures."""
+"""How good an alignment is: the truth recovered, residuals, DCA to the vertex; numbers, tables, figures."""

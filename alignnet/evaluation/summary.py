@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import resource
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +18,10 @@ from torch import Tensor
 from alignnet.data.atomic import replacing
 from alignnet.data.batch import Batch
 from alignnet.data.tracks import Array, Tracks
+from alignnet.errors import ConfigError
 from alignnet.evaluation import plots
 from alignnet.evaluation.dca import dca_table
-from alignnet.evaluation.dca_sample import dca_sample, event_batches
+from alignnet.evaluation.dca_sample import VERTICES, dca_sample, event_batches
 from alignnet.evaluation.residuals import ResidualSummary, residual_metrics, residual_summary
 from alignnet.evaluation.tables import show
 from alignnet.evaluation.truth import truth_recovery
@@ -44,6 +46,9 @@ class Evaluation:
         error_draws: draws of the answer's statistical errors, for the limit.
         dca_vertex: "given", "leave_one_out" or "truth".
         max_chi2_per_ndf: leave out tracks beyond it.
+
+    Raises:
+        ConfigError: a value cannot be used.
     """
 
     detector: Detector
@@ -56,6 +61,14 @@ class Evaluation:
     error_draws: Sequence[Tensor] = ()
     dca_vertex: str = "given"
     max_chi2_per_ndf: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.dca_vertex not in VERTICES:
+            raise ConfigError(f"evaluation.dca_vertex is {self.dca_vertex!r}; choose from {list(VERTICES)}")
+        if self.max_chi2_per_ndf is not None and not self.max_chi2_per_ndf > 0:
+            raise ConfigError(
+                f"evaluation.max_chi2_per_ndf is {self.max_chi2_per_ndf}; expected a number > 0, or null"
+            )
 
     @property
     def geometries(self) -> dict[str, Tensor]:
@@ -98,7 +111,8 @@ class Evaluation:
 
     def batches(self, vertex: str = "given") -> Iterator[Batch]:
         """Batches of whole events; with "truth", the true production vertex in the place of the file's."""
-        return event_batches(self.tracks, self.detector, vertex)
+        for batch in event_batches(self.tracks, self.detector, vertex):
+            yield from self.loss.parts(batch) if self.dca_vertex != "leave_one_out" else [batch]
 
     def dca(self) -> dict[str, Any] | None:
         """DCA in bins of p_T; None without a field or without a vertex."""
@@ -141,7 +155,8 @@ def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
 
 def peak_memory_mb() -> float:
     """Largest resident memory of this process [MB]."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def report(metrics: Mapping[str, Any], folder: Path) -> None:

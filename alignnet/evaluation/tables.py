@@ -104,7 +104,11 @@ def dca_table(dca: Mapping[str, Mapping[str, Sequence[Any]]], coordinate: str = 
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(
-        title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     for i, name in enumerate(columns):
         table.add_column(f"\n{name}", justify="left" if i == 0 else "right", no_wrap=True)

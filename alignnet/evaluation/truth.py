@@ -6,7 +6,7 @@ and w:
 * `truth`: rigid motions of the whole and the weak modes removed, which the data hardly see;
 * `truth_rigid_only`: only the rigid motions of the whole removed;
 * `truth_layer_rigid`: each layer's own rigid motion removed instead: how well its sensors stand to each
-  other.
+  other. Layers of one sensor have no such number.
 
 The statistical limit is the same r.m.s. of draws from the covariance of the answer, H⁻¹ on the same data;
 `efficiency = limit / after` is 1 for an answer that took all that its data know.
@@ -75,7 +75,9 @@ def _recoveries(detector: Detector, selected: Tensor) -> dict[str, list[Recovery
     return {
         "truth": [Recovery(detector, selected)],
         "truth_rigid_only": [Recovery(detector, selected, weak_modes=False)],
-        "truth_layer_rigid": [Recovery(detector, mine, weak_modes=False) for mine in layers if mine.any()],
+        "truth_layer_rigid": [
+            Recovery(detector, mine, weak_modes=False) for mine in layers if mine.sum() > 1
+        ],
     }
 
 

@@ -70,7 +70,9 @@ class Recovery:
         basis = rigid_motion_basis(detector)
         if weak_modes:
             basis = torch.cat([basis, weak_mode_basis(detector), shears(detector)])
-        columns = torch.stack([displacement_rate(detector, mode) for mode in basis], -1)  # sensors, 5, 3, modes
+        columns = torch.stack(
+            [displacement_rate(detector, mode) for mode in basis], -1
+        )  # sensors, 5, 3, modes
         size = columns[selected].square().sum((0, 1, 2)).sqrt()
         # A mode that does not move these sensors is rounding errors, not a direction.
         moves = size > 1e-9 * size.amax()

@@ -47,6 +47,7 @@ class Fit(NamedTuple):
     vertex_axes: Tensor | None  # rows e1, e2 and the track's direction there (tracks, 3, 3)
     origins: EventOrigins | None
     ok: Tensor  # where hits determine the track (tracks,)
+    s: Tensor | None = None  # path lengths (tracks, hits) from which the next search starts [cm]
 
 
 @dataclass
@@ -118,6 +119,13 @@ class HelixChi2(nn.Module):
         self.b_z, self.dtype = detector.b_z, getattr(torch, precision)
         self.n_parameters = 5 if detector.b_z else 4
 
+    def parts(self, batch: Batch) -> list[Batch]:
+        """The batch in parts with little padding where tracks count one by one, else the batch itself."""
+        separable = (
+            self.normalisation == "total" and self.vertex != "fitted" and self.weights.quantile is None
+        )
+        return batch.by_length() if separable and batch.n_tracks else [batch]
+
     def forward(self, sensors: SensorLayer, batch: Batch, phi: Phi | None = None) -> Chi2:
         """χ² of a batch on sensors at Θ, or at the given Φ; differentiable in Φ and Θ."""
         planes = sensors.planes(batch.uv, batch.sensor, phi)
@@ -136,11 +144,11 @@ class HelixChi2(nn.Module):
         rough = Whitening.independent(
             batch.sigma.square().flatten(1, 2), batch.is_hit.repeat_interleave(2, 1)
         )
-        helix, _, ok = self._move(helix, planes, Fit(helix, rough, None, None, None, batch.outward), batch)
-        _, s = residuals(helix, planes)
+        helix, _, ok, s = self._move(helix, planes, Fit(helix, rough, None, None, None, batch.outward), batch)
+        _, s = residuals(helix, planes, s)
         whitening = self.noise(helix, planes, s, batch)
         axes = self._vertex_axes(helix, batch)
-        fit = Fit(helix, whitening, self._vertex_whitening(axes, batch), axes, origins, ok)
+        fit = Fit(helix, whitening, self._vertex_whitening(axes, batch), axes, origins, ok, s)
         fit = fit._replace(ok=fit.ok & whitening.usable)
         return self.refit(planes, fit, batch, self.iterations)
 
@@ -148,15 +156,15 @@ class HelixChi2(nn.Module):
     def refit(self, planes: Plane, fit: Fit, batch: Batch, iterations: int) -> Fit:
         """More Gauss–Newton steps with the weights of `fit`."""
         for _ in range(iterations):
-            helix, origins, ok = self._move(fit.helix, planes, fit, batch)
-            fit = fit._replace(helix=helix, origins=origins, ok=fit.ok & ok)
+            helix, origins, ok, s = self._move(fit.helix, planes, fit, batch)
+            fit = fit._replace(helix=helix, origins=origins, ok=fit.ok & ok, s=s)
         return fit
 
     def at(self, planes: Plane, fit: Fit, batch: Batch) -> Chi2:
         """χ² of fixed tracks against planes, in the planes' graph; undetermined tracks leave it."""
         keep = fit.ok[:, None, None]
         planes = Plane(*(torch.where(keep, field, field.detach()) for field in planes))
-        residual, _ = residuals(fit.helix, planes)
+        residual, _ = residuals(fit.helix, planes, fit.s)
         residual = torch.where(batch.is_hit[..., None], residual, 0.0)
         whitened = fit.whitening.to(self.dtype)(residual.flatten(1, 2).to(self.dtype))
         track = whitened.square().sum(-1)
@@ -170,7 +178,12 @@ class HelixChi2(nn.Module):
 
     def rows(self, planes: Plane, fit: Fit, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         """Whitened residuals (tracks, rows), dr/dδ (tracks, rows, parameters), dr/dv (tracks, rows, 3)."""
-        residual, s = residuals(fit.helix, planes)
+        r, j, a, _ = self._rows(planes, fit, batch)
+        return r, j, a
+
+    def _rows(self, planes: Plane, fit: Fit, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """`rows`, and the path lengths."""
+        residual, s = residuals(fit.helix, planes, fit.s)
         hit = batch.is_hit[..., None]
         r = torch.where(hit, residual, 0.0).to(self.dtype).flatten(1, 2)
         fast = Helix(*(field.to(self.dtype) for field in fit.helix))
@@ -180,22 +193,22 @@ class HelixChi2(nn.Module):
         whitening = fit.whitening.to(self.dtype)
         r, j = whitening(r), whitening(j)
         if fit.vertex_whitening is None:
-            return r, j, None
+            return r, j, None, s
         rv, jv, av = self._vertex_rows(fit, batch)
         a = torch.cat([torch.zeros(*r.shape, 3, dtype=self.dtype, device=r.device), av], 1)
-        return torch.cat([r, rv], 1), torch.cat([j, jv], 1), a
+        return torch.cat([r, rv], 1), torch.cat([j, jv], 1), a, s
 
     def _move(
         self, helix: Helix, planes: Plane, fit: Fit, batch: Batch
-    ) -> tuple[Helix, EventOrigins | None, Tensor]:
-        r, j, a = self.rows(planes, fit._replace(helix=helix), batch)
+    ) -> tuple[Helix, EventOrigins | None, Tensor, Tensor]:
+        r, j, a, s = self._rows(planes, fit._replace(helix=helix), batch)
         delta, move, ok = step(r, j, fit.origins, a if fit.origins is not None else None)
         ok = ok & delta.isfinite().all(-1)
         helix = hx.updated(helix, torch.where(ok[:, None], delta, 0.0).to(helix.omega.dtype))
         origins = fit.origins
         if origins is not None and move is not None:
             origins = origins._replace(position=origins.position + move.to(origins.position.dtype))
-        return helix, origins, ok
+        return helix, origins, ok, s
 
     def _origins(self, batch: Batch) -> EventOrigins | None:
         """Start and prior of each event's origin: its first vertex, else the beam line, hardly known."""

@@ -39,7 +39,7 @@ class TrackWeights:
 
     @torch.no_grad()
     def __call__(self, chi2: Tensor, ndf: Tensor) -> Tensor:
-        """Weights in [0, 1] of tracks with these χ² and ν, each (tracks,); χ² of tracks to leave out is NaN."""
+        """Weights in [0, 1] of tracks with these χ² and ν, each (tracks,); NaN for a track to leave out."""
         if self.kind == "none" or not len(chi2):
             return torch.ones_like(chi2)
         ratio = chi2 / ndf.clamp_min(1)

@@ -24,14 +24,15 @@ from alignnet.physics.helix import Helix
 from alignnet.physics.whitening import Whitening
 
 
-def residuals(helix: Helix, planes: Plane) -> tuple[Tensor, Tensor]:
+def residuals(helix: Helix, planes: Plane, near: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Predicted minus measured (tracks, hits, 2) [cm], and the path lengths (tracks, hits) [cm].
 
     `helix` has the batch shape (tracks,), `planes` (tracks, hits). Differentiable in the planes and the
     helix.
     """
     states = hx.expand(helix)
-    s = hx.path_to_plane(states, planes.origin, planes.normal)
+    steps = 4 if near is None else 1
+    s = hx.path_to_plane(states, planes.origin, planes.normal, near, steps)
     return planes.components(hx.point(states, s) - planes.origin), s
 
 

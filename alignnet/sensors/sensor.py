@@ -95,6 +95,16 @@ class SensorLayer(nn.Module):
         theta = torch.where(self.free, self.theta, self.theta.detach())
         return self.parametrisation.phi(theta, self.frame)
 
+    @torch.no_grad()
+    def jacobian(self) -> Tensor:
+        """∂Φ/∂Θ (sensors, 9, dof), W row by row, then b, along the axes u, v, w as they stand by Θ."""
+        nominal = self.parametrisation.jacobian(self.theta, self.frame)
+        order = torch.tensor(rigid.LOCAL_TO_XYZ, device=nominal.device)
+        turn = self.placement()[0].transpose(-1, -2) @ self.rotation
+        turn = turn.index_select(-2, order).index_select(-1, order)
+        weight = (turn @ nominal[:, :6].unflatten(1, (3, 2)).flatten(2)).unflatten(2, (2, -1))
+        return torch.cat([weight.flatten(1, 2), turn @ nominal[:, 6:]], 1)
+
     def normalised(self, uv: Tensor, sensor: Tensor | None = None) -> Tensor:
         """s̃ of local positions `uv` [cm] (..., 2), on this sensor or on rows `sensor` (...)."""
         half, centre = (_rows(table, sensor) for table in (self.half_length, self.centre))

@@ -27,7 +27,7 @@ class Problem:
 
     def __init__(self, sensors: SensorLayer, blocks: list[Block], dtype: torch.dtype = torch.float64) -> None:
         self.blocks, self.dtype = merged(blocks), dtype
-        self.jacobian = sensors.parametrisation.jacobian(sensors.theta, sensors.frame)
+        self.jacobian = sensors.jacobian()
         self.free = sensors.free.to(dtype)
         self.jacobian = self.jacobian * self.free[:, None]
         self._rows = [block.metric.shape[0] * block.metric.shape[1] for block in self.blocks]
@@ -44,14 +44,14 @@ class Problem:
         """A gradient drawn from N(0, H), as of pure noise; H⁻¹ times it is a draw of the answer's errors.
 
         Args:
-            seed: another one changes the signs of the tracks' noise (of whole events, where these are coupled by
-                their origin), which makes another draw.
+            seed: another one changes the signs of the tracks' noise (of whole events', where a fitted origin
+                couples them), which makes another draw.
         """
         generator = torch.Generator().manual_seed(seed)
-        coupled = bool(self.blocks) and len(self.blocks[0].origin_inverse) > 0
-        n_signs = [len(b.sensor) for b in self.blocks] if not coupled else [len(self.blocks[0].origin_inverse)]
-        signs = 2 * torch.randint(2, (sum(n_signs),), generator=generator) - 1
-        parts = [signs[b.event] for b in self.blocks] if coupled else signs.split(n_signs)
+        n_tracks = [len(block.sensor) for block in self.blocks]
+        n_events = len(self.blocks[0].origin_inverse) if self.blocks else 0
+        signs = 2 * torch.randint(2, (n_events or sum(n_tracks),), generator=generator) - 1
+        parts = [signs[b.event] for b in self.blocks] if n_events else signs.split(n_tracks)
         return self._collected([b.noise * sign[:, None] for b, sign in zip(self.blocks, parts, strict=True)])
 
     def __call__(self, vector: Tensor) -> Tensor:

@@ -77,6 +77,8 @@ class Hierarchical:
     def __init__(self, problem: Problem, levels: list[Level], sensor_weight: Tensor, moves: Tensor) -> None:
         self.problem, self.levels = problem, levels
         self.own = problem.free * moves[:, None]
+        if not sensor_weight.any():
+            sensor_weight = sensor_weight.new_zeros(())  # none, however many degrees of freedom there are
         self.weight = torch.cat(
             [(sensor_weight.expand_as(self.own) * self.own).flatten()]
             + [level.weight.expand(level.n_groups, -1).flatten() for level in levels]

@@ -54,7 +54,7 @@ class Block(NamedTuple):
         """Change of each hit's two rows by its own sensor's Θ, (tracks, hits, 2, dof).
 
         Args:
-            jacobian: ∂Φ/∂Θ of the sensors (sensors, 9, dof).
+            jacobian: ∂Φ/∂Θ of the sensors, along their axes (`SensorLayer.jacobian`; sensors, 9, dof).
         """
         own = jacobian.to(self.arm.dtype).index_select(0, self.sensor.flatten())
         own = own.unflatten(0, self.sensor.shape)
@@ -166,9 +166,10 @@ def _forces(projected: Tensor, rows: Tensor) -> Tensor:
 
 
 def _standard_normal(like: Tensor, batch: Batch, seed: int) -> Tensor:
-    """Whitened pure noise; the draw depends on the seed and the first event, not on what ran before."""
-    first = int(batch.event_number[0]) if batch.n_events else 0
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + first) % 2**63)
+    """Whitened pure noise; the draw depends on the seed and the tracks, not on what ran before."""
+    first = int(batch.event_number[batch.event[0]]) if batch.n_tracks else 0
+    key = (seed * 1_000_003 + first) * 1009 + batch.sensor.shape[1]
+    generator = torch.Generator().manual_seed(key % 2**63)
     return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
 
 

@@ -2,9 +2,9 @@
 
 With V the covariance of a track's residuals and M = V⁻¹ − V⁻¹J(JᵀV⁻¹J)⁻¹JᵀV⁻¹, the residual of hit i
 against the track fitted without it is M_ii⁻¹ (M r)_i with covariance M_ii⁻¹ (2×2 blocks): exact for a
-linear fit, with the correlations of scattering (the path's kinks are predicted from the other hits too), and no
-refit. Where the event's origin is fitted too, M is
-that of the joint fit: its part that the origin follows is projected out as well.
+linear fit, with the correlations of scattering (the kinks that the other hits show are predicted too), and
+no refit. Where the event's origin is fitted as well, M is that of the joint fit: its part that the origin
+follows is projected out.
 """
 
 from __future__ import annotations

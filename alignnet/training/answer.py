@@ -22,31 +22,32 @@ class Answer:
     """An alignment of a detector's sensors."""
 
     local: Tensor  # local six (sensors, 6)
-    error: Tensor  # σ of each, the other sensors held in place (sensors, 6); NaN where its hits do not determine it
+    error: Tensor  # σ of each, other sensors held in place (sensors, 6); NaN where hits do not determine it
     n_hits: Tensor  # hits of training tracks (sensors,)
     status: Tensor  # 0 aligned, 1 fixed, 2 too few hits (sensors,)
     error_draws: list[Tensor]  # draws of the statistical errors of all sensors together, each (sensors, 6)
 
 
-def answer_of(module: AlignmentModule, data: AlignmentData, draws: int = 0) -> Answer:
+def answer_of(module: AlignmentModule, data: AlignmentData, draw: bool = False) -> Answer:
     """Linearise the training tracks at the sensors' places for hits, errors and draws.
 
     Args:
         module: trained.
         data: its data.
-        draws: how many draws of the statistical errors to make, one linear solve each.
+        draw: make a draw of the statistical errors, one linear solve.
     """
     local = module.sensors.local()
     layer = SensorLayer.of(module.detector)
     layer.set_local(local)
     solver = _solver(module, layer)
     for batch in data.loader("train"):
-        solver.add(linearise(module.loss, layer, batch, solver.dtype, module.seed))
+        for part in module.loss.parts(batch):
+            solver.add(linearise(module.loss, layer, part, solver.dtype, module.seed))
     problem = Problem(layer, solver.blocks)
     n_hits = problem.hits()
     status = torch.where(n_hits >= solver.min_hits, ALIGNED, TOO_FEW_HITS)
     status[~module.sensors.free.any(-1)] = FIXED
-    error_draws = [solver.error_draw(seed) for seed in range(draws)]
+    error_draws = [solver.error_draw(module.seed)] if draw else []
     return Answer(local, _conditional_errors(problem, n_hits), n_hits, status, error_draws)
 
 

@@ -8,7 +8,7 @@ its all-reduce switched off), and after every τ-th step the parameters are aver
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -19,6 +19,9 @@ from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import (
     post_localSGD_hook,
 )
 from torch.distributed.algorithms.model_averaging.averagers import ModelAverager
+from torch.nn.parallel import DistributedDataParallel
+
+from alignnet.errors import ConfigError
 
 
 class WeightedPeriodicAverager(ModelAverager):
@@ -31,18 +34,18 @@ class WeightedPeriodicAverager(ModelAverager):
 
     def __init__(self, period: int, weight: float) -> None:
         super().__init__()
-        if period < 1 or not weight >= 0:
-            raise ValueError(
-                f"period is {period} and weight {weight}; expected a period ≥ 1 and a weight ≥ 0"
-            )
         self.period, self.weight = period, weight
 
     @torch.no_grad()
     def average_parameters(self, params: Iterator[torch.nn.Parameter]) -> None:
         """Count a step; average where it is due."""
         self.step += 1
-        if self.step % self.period:
-            return
+        if self.step % self.period == 0:
+            self.average(params)
+
+    @torch.no_grad()
+    def average(self, params: Iterable[torch.nn.Parameter]) -> None:
+        """Average now."""
         total = torch.tensor(self.weight, dtype=torch.float64)
         dist.all_reduce(total)
         for parameter in params:
@@ -60,9 +63,17 @@ class PartitionAveraging(DDPStrategy):
         period: τ, 5 in the published method.
         weight: μ of this rank; null takes the size of its partition from the data module.
         kwargs: of `DDPStrategy`.
+
+    Raises:
+        ConfigError: period or weight cannot be used.
     """
 
     def __init__(self, period: int = 5, weight: float | None = None, **kwargs: Any) -> None:
+        if period < 1 or not (weight is None or weight > 0):
+            raise ConfigError(
+                f"averaging.period is {period} and weight {weight}; "
+                "expected a period ≥ 1 and a weight > 0, or null"
+            )
         super().__init__(
             ddp_comm_hook=post_localSGD_hook,
             model_averaging_period=period,
@@ -78,6 +89,16 @@ class PartitionAveraging(DDPStrategy):
         if self.weight is None:
             self.weight = float(len(trainer.datamodule.train_dataloader().batch_sampler.rows))
         super().setup(trainer)
+
+    def average(self, module: torch.nn.Module) -> None:
+        """Average a module's parameters now: after the last step, which need not be a τ-th one."""
+        assert isinstance(self._model_averager, WeightedPeriodicAverager)
+        self._model_averager.average(module.parameters())
+
+    def _register_ddp_hooks(self) -> None:
+        """Register the hook on any device; `DDPStrategy` does so for CUDA alone, else averages gradients."""
+        assert isinstance(self.model, DistributedDataParallel)
+        self.model.register_comm_hook(self._ddp_comm_state, post_localSGD_hook)
 
     def _enable_model_averaging(self) -> None:
         assert self._model_averaging_period is not None

@@ -58,24 +58,14 @@ class AlignmentMonitor(L.Callback):
         if gradient is not None:
             pl_module.log("train/gradient_norm", gradient.norm())
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Residuals per layer on validation events."""
-        assert isinstance(pl_module, AlignmentModule)
-        if trainer.sanity_checking:
-            return
-        mean, width = pl_module.layer_sums.mean_and_width()
-        for i, layer in enumerate(pl_module.layer_sums.layers):
-            for k, coordinate in enumerate("uv"):
-                pl_module.log(f"residual_mean_um/layer{layer}_{coordinate}", float(mean[i, k]) / UM)
-                pl_module.log(f"residual_width_um/layer{layer}_{coordinate}", float(width[i, k]) / UM)
-
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Step size, remaining misalignment, Gauss–Newton's report, figures, history."""
+        """Step size, residuals, remaining misalignment, Gauss–Newton's report, figures, history."""
         assert isinstance(pl_module, AlignmentModule)
         assert self._last is not None
         local = pl_module.sensors.local()
         step = (local - self._last)[:, :3].square().mean().sqrt()
         pl_module.log("train/step_um", float(step) / UM, prog_bar=True)
+        self._log_residuals(pl_module)
         self._log_gauss_newton(pl_module)
         if self.truth is not None:
             self._log_remaining(pl_module, local)
@@ -83,6 +73,16 @@ class AlignmentMonitor(L.Callback):
         self.history.append({"epoch": float(trainer.current_epoch), **metrics})
         if self.figure_every and trainer.current_epoch % self.figure_every == 0 and trainer.is_global_zero:
             self._add_figures(trainer, pl_module, local)
+
+    def _log_residuals(self, module: AlignmentModule) -> None:
+        """Residuals per layer of the validation before; here the module has summed them over ranks."""
+        if not module.layer_sums.sums.any():
+            return
+        mean, width = module.layer_sums.mean_and_width()
+        for i, layer in enumerate(module.layer_sums.layers):
+            for k, coordinate in enumerate("uv"):
+                module.log(f"residual_mean_um/layer{layer}_{coordinate}", float(mean[i, k]) / UM)
+                module.log(f"residual_width_um/layer{layer}_{coordinate}", float(width[i, k]) / UM)
 
     def _log_gauss_newton(self, module: AlignmentModule) -> None:
         optimizer = module.optimizer
@@ -131,11 +131,16 @@ class Checkpoints(ModelCheckpoint):
             monitor=monitor,
             mode="min",
             save_top_k=1,
-            save_last=True,
             enable_version_counter=False,
             save_on_train_epoch_end=True,
             auto_insert_metric_name=False,
         )
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save both; Lightning's own `save_last` leaves out the epochs that are not the best so far."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if not trainer.fast_dev_run:
+            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
 
 
 class ProgressLine(L.Callback):

@@ -11,17 +11,19 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from alignnet.data.batch import Batch
 from alignnet.data.datamodule import to_device
-from alignnet.errors import CheckpointError, ConvergenceError
+from alignnet.errors import CheckpointError, ConfigError, ConvergenceError
 from alignnet.geometry.detector import Detector
 from alignnet.loss.chi2 import Chi2, HelixChi2
-from alignnet.loss.residuals import LayerSums
+from alignnet.loss.residuals import LayerSums, path_residual
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.hessian import Problem, all_reduced
-from alignnet.solvers.linearised import Block, linearise, linearise_at
+from alignnet.solvers.linearised import linearise, linearise_at
 from alignnet.training.optim import GaussNewton, PreconditionedSGD
 
 _CURVATURE_BATCHES = 3  # batches with which the largest eigenvalue is measured
@@ -54,8 +56,17 @@ class AlignmentModule(L.LightningModule):
         self.seed = 0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The configured optimiser; Gauss–Newton switches to manual optimisation, one step an epoch."""
-        optimizer = self.make_optimizer([self.sensors.theta])
+        """The configured optimiser; Gauss–Newton switches to manual optimisation, one step an epoch.
+
+        Raises:
+            ConfigError: it does not take one of its values.
+        """
+        try:
+            optimizer = self.make_optimizer([self.sensors.theta])
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"optimizer: {error}; a value that it does not take, or of the wrong kind"
+            ) from error
         if isinstance(optimizer, GaussNewton):
             optimizer.attach(self.detector, self.sensors)
             self.automatic_optimization = False
@@ -102,7 +113,7 @@ class AlignmentModule(L.LightningModule):
         self._check(chi2)
         self._count("val", chi2)
         keep = batch.is_hit & (chi2.weight > 0)[:, None]
-        self.layer_sums.add(chi2.residual, batch.sensor, keep)
+        self.layer_sums.add(path_residual(self.loss, chi2), batch.sensor, keep)
 
     def on_validation_epoch_end(self) -> None:
         """The pass's means."""
@@ -155,48 +166,71 @@ class AlignmentModule(L.LightningModule):
         wrapped.step()
 
     def _linearise(self, batch: Batch, optimizer: GaussNewton) -> None:
+        found = []
         with torch.no_grad():
-            planes = self.sensors.planes(batch.uv, batch.sensor)
-            fit = self.loss.fit(planes, batch)
-            chi2 = self.loss.at(planes, fit, batch)
-            self._check(chi2)
-            self._count("train", chi2)
-            optimizer.add(linearise_at(self.loss, self.sensors, planes, fit, batch, optimizer.dtype, self.seed))
+            for part in self.loss.parts(batch):
+                planes = self.sensors.planes(part.uv, part.sensor)
+                fit = self.loss.fit(planes, part)
+                chi2 = self.loss.at(planes, fit, part)
+                self._count("train", chi2)
+                found.append(chi2)
+                optimizer.add(
+                    linearise_at(self.loss, self.sensors, planes, fit, part, optimizer.dtype, self.seed)
+                )
+        self._check(*found)
+
+    @property
+    def _training_batches(self) -> DataLoader[Batch]:
+        loader: DataLoader[Batch] | None = self.trainer.train_dataloader
+        assert loader is not None
+        return loader
 
     @torch.no_grad()
     def _measure_curvature(self, optimizer: PreconditionedSGD) -> None:
-        """One pass over the training events for the diagonal blocks, then some batches for the largest eigenvalue."""
-        total, sample = 0.0, []
-        for batch in self.trainer.train_dataloader:
+        """A pass over the training events for the diagonal blocks; some batches for the top eigenvalue."""
+        n_dof, n_batches = self.sensors.theta.shape[-1], len(self._training_batches)
+        total = self.sensors.theta.new_zeros(len(self.sensors), n_dof, n_dof)
+        sample: list[Problem] = []
+        for batch in self._training_batches:
             block = linearise(self.loss, self.sensors, to_device(batch, self.device))
             problem = Problem(self.sensors, [block])
             total = total + problem.diagonal_blocks(reduce=False)
             sample += [problem] if len(sample) < _CURVATURE_BATCHES else []
-        assert isinstance(total, Tensor)
-        n_batches = len(self.trainer.train_dataloader)
-        largest = optimizer.precondition(all_reduced(total) / n_batches, sample, self._mean_ndf(), 1 / n_batches)
+        largest = optimizer.precondition(
+            all_reduced(total) / n_batches, sample, self._mean_ndf(), 1 / n_batches
+        )
         self.log("train/largest_eigenvalue", largest, on_step=False, on_epoch=True, batch_size=1)
 
     def _mean_ndf(self) -> float:
         """Degrees of freedom of a batch, all ranks together."""
         counts = torch.zeros(2, dtype=torch.float64)
-        for batch in self.trainer.train_dataloader:
+        for batch in self._training_batches:
             ndf = 2 * batch.is_hit.sum() + 2 * (self.loss.vertex != "absent") * batch.has_vertex.sum()
-            counts += torch.stack([ndf - self.loss.n_parameters * batch.n_tracks, torch.ones_like(ndf)]).double()
+            ndf = ndf - self.loss.n_parameters * batch.n_tracks
+            counts += torch.stack([ndf, torch.ones_like(ndf)]).double()
         counts[1] /= self.trainer.world_size
         ndf, batches = all_reduced(counts).tolist()
         return ndf / batches
 
-    def _check(self, chi2: Chi2) -> None:
-        """Stop where a determined track's χ² is not finite, on every rank at once."""
-        bad = (chi2.fit.ok & ~(chi2.track + chi2.vertex).isfinite()) & (chi2.weight != 0)
-        if float(all_reduced(bad.any().double())) == 0:
+    def _check(self, *parts: Chi2) -> None:
+        """Stop, on all ranks, where a fitted track's χ² is not finite or most tracks cannot be fitted."""
+        bad = [chi2.fit.ok & ~(chi2.track + chi2.vertex).isfinite() for chi2 in parts]
+        lost = [~chi2.fit.ok for chi2 in parts]
+        counts = [sum(float(mask.sum()) for mask in masks) for masks in (bad, lost)]
+        counts.append(float(sum(chi2.batch.n_tracks for chi2 in parts)))
+        n_bad, n_lost, n_tracks = all_reduced(torch.tensor(counts, dtype=torch.float64)).tolist()
+        if n_bad == 0 and n_lost <= 0.5 * n_tracks:
             return
-        events = chi2.batch.event_number[chi2.batch.event[bad].unique()].tolist()
+        masks = zip(parts, bad if n_bad else lost, strict=True)
+        events = [
+            int(n) for chi2, mask in masks for n in chi2.batch.event_number[chi2.batch.event[mask].unique()]
+        ]
+        events = _of_all_ranks(events)
+        what = "χ² is not finite" if n_bad else f"{n_lost:.0f} of {n_tracks:.0f} tracks cannot be fitted"
+        which = f"{sorted(set(events))[:10]}{' …' if len(events) > 10 else ''}"
         raise ConvergenceError(
-            f"χ² is not finite in epoch {self.current_epoch} for events {events[:10]}"
-            f"{' …' if len(events) > 10 else ''}; the last good checkpoint is kept. "
-            "Look at these events, lower optimizer.lr, or set loss.weights"
+            f"{what} in epoch {self.current_epoch}, events {which}; "
+            "the last good checkpoint is kept. Look at these events, lower optimizer.lr, or set loss.weights"
         )
 
     def _count(self, stage: str, chi2: Chi2) -> None:
@@ -236,3 +270,12 @@ class AlignmentModule(L.LightningModule):
         for name, value in means.items():
             show = name == "chi2_per_ndf"
             self.log(f"{stage}/{name}", value, prog_bar=show, on_step=False, on_epoch=True, batch_size=1)
+
+
+def _of_all_ranks(values: list[int]) -> list[int]:
+    """The values of every rank, one after the other."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return values
+    parts: list[list[int]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(parts, values)
+    return [value for part in parts for value in part]

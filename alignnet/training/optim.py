@@ -36,8 +36,8 @@ class PreconditionedSGD(torch.optim.Optimizer):
         lr: η, near 1.
         momentum: heavy-ball momentum in [0, 1).
         block: "diagonal" or "sensor".
-        tolerance: `{translation: cm, rotation: rad}` by which a sensor may be off: what its hits say less about than
-            this moves slowly, instead of far at the first step. None for no such limit.
+        tolerance: `{translation: cm, rotation: rad}` by which a sensor may be off: what its hits say less
+            about than this moves slowly, instead of far at the first step. None for no such limit.
         refresh: measure B again every so many epochs; 0 for once.
     """
 
@@ -69,8 +69,8 @@ class PreconditionedSGD(torch.optim.Optimizer):
     def precondition(self, blocks: Tensor, batches: list[Problem], ndf: float, share: float = 1.0) -> float:
         """Take B from curvature blocks; returns the largest eigenvalue of B⁻¹H over single batches.
 
-        A sensor's few hits in one batch can be all it has, so that a batch's H exceeds the mean: the eigenvalue is
-        that of batches as they come.
+        A sensor's few hits in one batch can be all it has, so that a batch's H exceeds the mean: the
+        eigenvalue is that of batches as they come.
 
         Args:
             blocks: diagonal blocks of ½χ² of a mean batch (sensors, dof, dof).
@@ -170,6 +170,15 @@ class GaussNewton(torch.optim.Optimizer):
     ) -> None:
         if precision not in ("float64", "float32"):
             raise ConfigError(f"optimizer.precision is {precision!r}; choose float64 or float32")
+        if not lr > 0 or not min_hits >= 0:
+            raise ConfigError(
+                f"optimizer.lr is {lr} and min_hits {min_hits}; expected lr > 0 and min_hits ≥ 0"
+            )
+        if not 0 < tolerance < 1 or not max_iterations >= 1:
+            raise ConfigError(
+                f"optimizer.tolerance is {tolerance} and max_iterations {max_iterations}; "
+                "expected a tolerance between 0 and 1 and at least 1 iteration"
+            )
         super().__init__(params, dict(lr=lr))
         self.dtype: torch.dtype = getattr(torch, precision)
         self.level_priors = {name: _pair(name, sigma) for name, sigma in (levels or {}).items()}
@@ -182,7 +191,16 @@ class GaussNewton(torch.optim.Optimizer):
         self.n_hits: Tensor | None = None
 
     def attach(self, detector: Detector, sensors: SensorLayer) -> None:
-        """Say what Θ belongs to; the levels that the detector's names do not have are left out."""
+        """Say what Θ belongs to; the levels that the detector's names do not have are left out.
+
+        Raises:
+            ConfigError: the sensors have a prior, but not the six degrees of freedom that it is for.
+        """
+        if self.sensor_prior is not None and sensors.theta.shape[-1] != 6:
+            raise ConfigError(
+                "optimizer.sensor_prior is for six degrees of freedom a sensor; "
+                "set optimizer.sensor_prior=null with sensors.parametrisation=affine"
+            )
         known = {name.lower() for name in detector.levels}
         wanted = {n: s for n, s in self.level_priors.items() if n.replace("_", "").lower() in known}
         self._sensors = sensors
@@ -237,9 +255,13 @@ class GaussNewton(torch.optim.Optimizer):
 def _pair(name: str, sigma: Mapping[str, float] | None) -> tuple[float, float] | None:
     if sigma is None:
         return None
-    if set(sigma) != {"translation", "rotation"} or not all(value > 0 for value in sigma.values()):
+    if (
+        not isinstance(sigma, Mapping)
+        or set(sigma) != {"translation", "rotation"}
+        or not all(value > 0 for value in sigma.values())
+    ):
         raise ConfigError(
-            f"optimizer prior of {name} is {dict(sigma)}; "
+            f"optimizer prior of {name} is {sigma}; "
             "expected translation (cm) and rotation (rad), both > 0, or null"
         )
     return sigma["translation"], sigma["rotation"]

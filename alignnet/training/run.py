@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from rich import get_console
 from torch import Tensor
 
 from alignnet.data.datamodule import AlignmentData
@@ -43,16 +44,22 @@ def make_trainer(
     """
     monitor = "val/chi2_per_ndf" if validates else "train/chi2_per_ndf"
     display: list[L.Callback] = [ProgressLine()]
-    if options.get("enable_progress_bar", True):
-        display.append(RichProgressBar(leave=False))
-    if early_stop is not None:
-        display.append(
-            EarlyStopping(monitor=monitor, mode="min", check_on_train_epoch_end=True, **early_stop)
-        )
     settings = dict(options) if validates else {**options, "limit_val_batches": 0}
+    console = get_console()
+    settings["enable_progress_bar"] = options.get("enable_progress_bar", True) and (
+        console.is_terminal or console.is_jupyter
+    )
+    if settings["enable_progress_bar"]:
+        display.append(RichProgressBar(leave=False))
     if averaging is not None:
         settings["strategy"] = averaging
     try:
+        if early_stop is not None:
+            display.append(
+                EarlyStopping(
+                    monitor=monitor, mode="min", check_on_train_epoch_end=not validates, **early_stop
+                )
+            )
         return L.Trainer(
             logger=TensorBoardLogger(str(folder), name="tensorboard", version="") if tensorboard else False,
             callbacks=[*callbacks, *display, Checkpoints(folder / "checkpoints", monitor)],
@@ -78,6 +85,8 @@ def fit(
     if checkpoint is not None:
         module.on_load_checkpoint(load_checkpoint(checkpoint))
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if isinstance(trainer.strategy, PartitionAveraging):
+        trainer.strategy.average(module)
     return next(c for c in trainer.callbacks if isinstance(c, AlignmentMonitor))  # type: ignore[attr-defined]
 
 

@@ -30,7 +30,7 @@ UM = 1e-4
 def samples(
     detector: Detector, tracks: Tracks, loss: HelixChi2, nominal: Tensor, layer_moved: Tensor
 ) -> dict[str, DcaSample]:
-    """The same tracks with each reference vertex: as they are, with layer 0 moved, and with everything moved."""
+    """The same tracks with each reference vertex: as they are, with layer 0 moved, with everything moved."""
     shift = 10 * UM * rigid_motion_basis(detector)[0]
     geometries = {"before": layer_moved, "shifted": shift, "ideal": nominal}
     found = {}
@@ -74,7 +74,6 @@ def test_a_shift_of_everything_along_x_moves_dca_by_minus_dx_sin_phi(samples: di
     for vertex in ("given", "truth"):
         sample = samples[vertex]
         change = (sample.dca["shifted"] - sample.dca["ideal"]) / UM
-        # p_T and φ are those at the vertex; sin φ of the momentum is what the normal to the track has along x.
         np.testing.assert_allclose(change[:, 0], -10 * np.sin(sample.phi), atol=0.05)
         np.testing.assert_allclose(change[:, 1], -10 * np.sinh(sample.eta) * np.cos(sample.phi), atol=0.1)
         assert abs(change[:, 0].mean()) < 0.5
@@ -90,7 +89,8 @@ def test_identical_geometries_differ_by_exactly_nothing(
     detector: Detector, tracks: Tracks, loss: HelixChi2, nominal: Tensor, vertex: str
 ) -> None:
     few, geometries = tracks.select(tracks.event < 20), {"after": nominal, "ideal": nominal}
-    table = dca_table(dca_sample(loss, detector, geometries, event_batches(few, detector, vertex), vertex), "eta", [-1, 1])
+    sample = dca_sample(loss, detector, geometries, event_batches(few, detector, vertex), vertex)
+    table = dca_table(sample, "eta", [-1, 1])
     assert table is not None
     assert table["after"]["n"][0] > 100
     for c in ("xy", "z"):
@@ -124,10 +124,13 @@ def test_the_dca_of_a_track_moves_by_itself_and_not_through_its_vertex(
     assert np.abs(left_out[few.event != few.event[5]]).max() == 0
 
 
-def test_a_beam_spot_serves_events_of_a_single_track(detector: Detector, loss: HelixChi2, nominal: Tensor) -> None:
+def test_a_beam_spot_serves_events_of_a_single_track(
+    detector: Detector, loss: HelixChi2, nominal: Tensor
+) -> None:
     gun = ParticleGun(n_tracks_per_event=1, pt_min=1.0, vertex_sigma=(5 * UM, 5 * UM, 5.0))
     alone = Simulation(gun, detector, seed=2).generate(200)
-    spot = BeamSpot(torch.zeros(3).double(), torch.diag(torch.tensor([5 * UM, 5 * UM, 5.0]).double().square()))
+    width = torch.tensor([5 * UM, 5 * UM, 5.0], dtype=torch.float64)
+    spot = BeamSpot(torch.zeros(3, dtype=torch.float64), torch.diag(width.square()))
     batches = list(event_batches(alone, detector))
     assert dca_sample(loss, detector, {"ideal": nominal}, batches, "leave_one_out") is None
     sample = dca_sample(
@@ -149,7 +152,9 @@ def test_momentum_direction_and_charge_are_those_of_the_particles(
     assert np.array_equal(sample.event, tracks.event)
 
 
-def test_the_noise_of_the_cost_does_not_matter(detector: Detector, tracks: Tracks, loss: HelixChi2, nominal: Tensor) -> None:
+def test_the_noise_of_the_cost_does_not_matter(
+    detector: Detector, tracks: Tracks, loss: HelixChi2, nominal: Tensor
+) -> None:
     few = tracks.select(np.arange(80))
     other = HelixChi2(detector, NoiseModel(detector, "none"), vertex="fitted", precision="float32")
     one, two = (
@@ -160,10 +165,12 @@ def test_the_noise_of_the_cost_does_not_matter(detector: Detector, tracks: Track
     assert np.array_equal(one.dca["ideal"], two.dca["ideal"])
 
 
-def test_batches_make_no_difference(detector: Detector, tracks: Tracks, loss: HelixChi2, nominal: Tensor) -> None:
-    few = tracks.select(np.arange(240))
+def test_batches_make_no_difference(
+    detector: Detector, tracks: Tracks, loss: HelixChi2, nominal: Tensor
+) -> None:
+    few, geometries = tracks.select(np.arange(240)), {"ideal": nominal}
     one, many = (
-        dca_sample(loss, detector, {"ideal": nominal}, event_batches(few, detector, batch_events=n), "leave_one_out")
+        dca_sample(loss, detector, geometries, event_batches(few, detector, batch_events=n), "leave_one_out")
         for n in (1000, 7)
     )
     assert one is not None
@@ -206,12 +213,13 @@ def test_there_is_no_dca_without_a_field_or_a_vertex(
 ) -> None:
     planes = telescope([0.0, 2.0, 4.0, 6.0], 1.0, 1.0)
     beam = Simulation(Beam(), planes, seed=1).generate(10)
-    noise = HelixChi2(planes, NoiseModel(planes, "none"))
+    straight = HelixChi2(planes, NoiseModel(planes, "none"))
     start = torch.zeros(4, 6, dtype=torch.float64)
-    assert dca_sample(noise, planes, {"after": start}, event_batches(beam, planes)) is None
+    assert dca_sample(straight, planes, {"after": start}, event_batches(beam, planes)) is None
     blind = replace(tracks.select(np.arange(40)), vertex=None, vertex_cov=None)
-    assert dca_sample(loss, detector, {"after": nominal}, event_batches(blind, detector)) is None
-    assert dca_sample(loss, detector, {"after": nominal}, event_batches(blind, detector), "leave_one_out") is not None
+    batches = list(event_batches(blind, detector))
+    assert dca_sample(loss, detector, {"after": nominal}, batches) is None
+    assert dca_sample(loss, detector, {"after": nominal}, batches, "leave_one_out") is not None
     assert dca_table(None) is None
 
 

@@ -54,7 +54,8 @@ def test_the_covariance_is_carried_from_the_state_to_the_vertex(fitted: tuple[Ba
         delta = torch.zeros_like(size)
         delta[:, k] = size[:, k]
         ends = [
-            impact(hx.updated(fit.helix, sign * delta), covariance, batch.vertex, B_Z).distance for sign in (1, -1)
+            impact(hx.updated(fit.helix, side * delta), covariance, batch.vertex, B_Z).distance
+            for side in (1, -1)
         ]
         columns.append((ends[0] - ends[1]) / (2 * size[:, k : k + 1]))
     change = torch.stack(columns, -1)
@@ -109,7 +110,9 @@ def least_squares(tracks: Impact, rows: list[int], beam_spot: BeamSpot | None = 
     return torch.linalg.lstsq(torch.cat(left), torch.cat(right)[:, None]).solution.squeeze(-1)
 
 
-SPOT = BeamSpot(torch.tensor([1e-3, -2e-3, 3e-3]).double(), torch.diag(torch.tensor([1e-4, 2e-4, 25.0]).double()))
+SPOT = BeamSpot(
+    torch.tensor([1e-3, -2e-3, 3e-3]).double(), torch.diag(torch.tensor([1e-4, 2e-4, 25.0]).double())
+)
 
 
 @pytest.mark.parametrize("beam_spot", [None, SPOT], ids=["free", "beam spot"])
@@ -121,11 +124,13 @@ def test_vertices_are_least_squares_with_and_without_each_track(beam_spot: BeamS
     members = ([0, 1, 2, 3], [4, 5, 7, 8])
     every = vertices(tracks, usable, event, origin, beam_spot)
     for number, rows in enumerate(members):
-        torch.testing.assert_close(every.offset[number], least_squares(tracks, rows, beam_spot), rtol=1e-8, atol=0)
+        expected = least_squares(tracks, rows, beam_spot)
+        torch.testing.assert_close(every.offset[number], expected, rtol=1e-8, atol=0)
     without = vertices(tracks, usable, event, origin, beam_spot, leave_one_out=True)
     for i in range(9):
         others = [row for row in members[int(event[i])] if row != i]
-        torch.testing.assert_close(without.offset[i], least_squares(tracks, others, beam_spot), rtol=1e-8, atol=0)
+        expected = least_squares(tracks, others, beam_spot)
+        torch.testing.assert_close(without.offset[i], expected, rtol=1e-8, atol=0)
 
 
 def test_a_track_does_not_move_the_vertex_that_it_is_left_out_of() -> None:
@@ -144,7 +149,8 @@ def test_a_track_does_not_move_the_vertex_that_it_is_left_out_of() -> None:
 def test_two_other_tracks_or_a_beam_spot_are_needed() -> None:
     tracks, event = an_event(5, 3), torch.tensor([0, 0, 0, 1, 1])
     usable, origin = torch.ones(5, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.float64)
-    assert vertices(tracks, usable, event, origin, leave_one_out=True).known.tolist() == [True] * 3 + [False] * 2
+    found = vertices(tracks, usable, event, origin, leave_one_out=True)
+    assert found.known.tolist() == [True, True, True, False, False]
     assert vertices(tracks, usable, event, origin, SPOT, leave_one_out=True).known.all()
     usable[0] = False
     tracks.distance[0] = torch.nan

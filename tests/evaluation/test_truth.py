@@ -23,16 +23,16 @@ def inner_barrel() -> Detector:
     """The three inner layers: 432 sensors."""
     full = its2()
     n = int((full.layer < 3).sum())
-    columns = ("sensor_id", "layer", "rotation", "translation", "half", "centre", "x_over_x0", "curvature_radius")
+    columns = ("sensor_id", "layer", "rotation", "translation", "half", "centre")
+    columns += ("x_over_x0", "curvature_radius")
     return Detector("inner", names=full.names[:n], b_z=0.5, **{c: getattr(full, c)[:n] for c in columns})
 
 
 detector = inner_barrel()
 everything = torch.ones(len(detector), dtype=torch.bool)
 nominal = torch.zeros(len(detector), 6, dtype=torch.float64)
-truth = Gaussian({"stave": {"translation": 50 * UM, "rotation": 1e-4}, "sensor": {"translation": 10 * UM}}, 3)(
-    detector
-)
+levels = {"stave": {"translation": 50 * UM, "rotation": 1e-4}, "sensor": {"translation": 10 * UM}}
+truth = Gaussian(levels, seed=3)(detector)
 
 
 def noise(seed: int, size: float = 2 * UM) -> Tensor:
@@ -130,6 +130,7 @@ def test_shears_of_a_telescope_are_no_error_of_its_alignment() -> None:
     found = truth_recovery(planes, start, sheared, start, torch.ones(4, dtype=torch.bool))
     assert values(found["truth"]).max() < 1e-9
     assert values(found["truth_rigid_only"]).max() > 1
+    assert found["truth_layer_rigid"] == {}  # a layer of one sensor has no shape
 
 
 def test_a_table_of_another_detector_is_refused() -> None:

@@ -20,7 +20,8 @@ def inner_barrel() -> Detector:
     """The three inner layers of ITS2: 432 sensors."""
     full = its2()
     n = int((full.layer < 3).sum())
-    columns = ("sensor_id", "layer", "rotation", "translation", "half", "centre", "x_over_x0", "curvature_radius")
+    columns = ("sensor_id", "layer", "rotation", "translation", "half", "centre")
+    columns += ("x_over_x0", "curvature_radius")
     return Detector("inner", names=full.names[:n], b_z=0.5, **{c: getattr(full, c)[:n] for c in columns})
 
 
@@ -101,12 +102,11 @@ def test_modes_that_move_nothing_remove_nothing() -> None:
     recovery = Recovery(planes, every(planes))
     n_modes = 6 + len(weak_mode_basis(planes)) + 3
     assert recovery.columns.shape[-1] < n_modes
-    torch.testing.assert_close(
-        recovery.columns.square().sum((0, 1, 2)), torch.ones(recovery.columns.shape[-1], dtype=torch.float64)
-    )
-    everything_but_shift = torch.zeros(4, 6, dtype=torch.float64)
-    everything_but_shift[:, 5] = torch.tensor([1.0, -1.0, -1.0, 1.0]) * 1e-4  # planes turned against each other
-    moved = displacement(planes, everything_but_shift)
+    length = recovery.columns.square().sum((0, 1, 2))
+    torch.testing.assert_close(length, torch.ones_like(length))
+    turned = torch.zeros(4, 6, dtype=torch.float64)
+    turned[:, 5] = torch.tensor([1.0, -1.0, -1.0, 1.0]) * 1e-4  # planes against each other, about the beam
+    moved = displacement(planes, turned)
     assert recovery.remove(moved).square().sum() > 0.1 * moved.square().sum()
 
 

@@ -1,4 +1,4 @@
-"""The cost: its gradient is exact, it does not see what no track sees, and it is 1 where the noise is the model's."""
+"""The cost has an exact gradient, does not see what no track sees, and is 1 if the noise is the model's."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Case:
     def __init__(self, place: str, noise: str, vertex: str, normalisation: str = "event") -> None:
         self.detector, tracks = noisy(place)
         self.batch = batch_of(tracks, self.detector)
-        self.loss = cost_of(self.detector, noise, vertex, normalisation=normalisation, iterations=12)
+        self.loss = cost_of(self.detector, noise, vertex, normalisation=normalisation, iterations=8)
         self.sensors = SensorLayer.of(self.detector)
         self.fit = self.loss.fit(self.planes().detach(), self.batch)
 
@@ -84,15 +84,24 @@ class Case:
     def refitted(self, local: Tensor) -> float:
         """The cost with the sensors elsewhere and the tracks refitted with the same weights."""
         self.sensors.set_local(local)
-        fit = self.loss.refit(self.planes(), self.fit, self.batch, 8)
+        fit = self.loss.refit(self.planes(), self.fit, self.batch, 4)
         cost = float(self.loss.cost(self.loss.at(self.planes(), fit, self.batch)))
         self.sensors.set_local(torch.zeros_like(local))
         return cost
 
 
+@pytest.fixture(scope="module")
+def ring() -> tuple[Detector, Tensor]:
+    detector = its2()
+    return detector, random_local(len(detector), 100e-4, 1e-3)
+
+
 COMBINATIONS = [
-    ("barrel", noise, vertex) for noise in NOISE for vertex in VERTEX
-] + [("straight", "full", "fitted"), ("straight", "full", "given"), ("telescope", "full", "absent")]  # fmt: skip
+    *[("barrel", noise, vertex) for noise in NOISE for vertex in VERTEX],
+    ("straight", "full", "fitted"),
+    ("straight", "full", "given"),
+    ("telescope", "full", "absent"),
+]
 
 
 @pytest.mark.parametrize(("place", "noise", "vertex"), COMBINATIONS)
@@ -111,7 +120,7 @@ def test_differentiating_through_the_fit_gives_the_same_gradient(place, noise, v
     case = Case(place, noise, vertex, "total")
     planes, fit = case.planes(), case.fit
     for _ in range(3):
-        helix, origins, _ = case.loss._move(fit.helix, planes, fit, case.batch)
+        helix, origins, *_ = case.loss._move(fit.helix, planes, fit, case.batch)
         fit = fit._replace(helix=helix, origins=origins)
     assert fit.helix.direction.requires_grad
     through = case.gradient(planes, fit)
@@ -150,7 +159,9 @@ def test_a_tilt_is_seen_through_the_field_and_a_shift_through_a_vertex():
     tilt = moved_together(detector, (0.0, 0.0, 0.0), (0.3, 0.0, 0.0))
     shift = moved_together(detector, (0.05, 0.0, 0.0), (0.0, 0.0, 0.0))
     absent, given = cost_of(detector, "none"), cost_of(detector, "none", "given")
-    assert per_ndf(evaluated(detector, absent, batch, tilt)) > 1.5 * per_ndf(evaluated(detector, absent, batch))
+    assert per_ndf(evaluated(detector, absent, batch, tilt)) > 1.5 * per_ndf(
+        evaluated(detector, absent, batch)
+    )
     assert per_ndf(evaluated(detector, given, batch, shift)) > 5 * per_ndf(evaluated(detector, given, batch))
 
 
@@ -158,7 +169,9 @@ def turned_everything(batch: Batch, angle: float) -> tuple[Tensor, Batch]:
     """The barrel turned about z, and the same events in it: hits are local, vertices turn along."""
     local = moved_together(BARREL, (0.0, 0.0, 0.0), (0.0, 0.0, angle))
     matrix = rigid.exp(torch.tensor([0.0, 0.0, angle], dtype=torch.float64))
-    return local, batch._replace(vertex=batch.vertex @ matrix.T, vertex_cov=matrix @ batch.vertex_cov @ matrix.T)
+    return local, batch._replace(
+        vertex=batch.vertex @ matrix.T, vertex_cov=matrix @ batch.vertex_cov @ matrix.T
+    )
 
 
 @pytest.mark.parametrize("vertex", VERTEX)
@@ -212,7 +225,10 @@ def test_an_event_and_a_total_are_normalised_as_the_documentation_says():
         sum_ = float((chi2.track + chi2.vertex)[mine].sum())
         ratios.append(sum_ / float(rows))
         total, ndf = total + sum_, ndf + float(rows)
-    by_event, in_total = cost_of(BARREL, vertex="given"), cost_of(BARREL, vertex="given", normalisation="total")
+    by_event, in_total = (
+        cost_of(BARREL, vertex="given"),
+        cost_of(BARREL, vertex="given", normalisation="total"),
+    )
     assert float(by_event.cost(chi2)) == pytest.approx(np.mean(ratios), rel=1e-12)
     assert float(in_total.cost(chi2)) == pytest.approx(total / ndf, rel=1e-12)
 
@@ -226,6 +242,18 @@ def test_sums_of_parts_add_up_to_those_of_the_whole(normalisation):
     sums = [torch.stack(evaluated(BARREL, loss, part).sums(normalisation)) for part in parts]
     whole = torch.stack(evaluated(BARREL, loss, batch_of(tracks, BARREL)).sums(normalisation))
     assert torch.allclose(sums[0] + sums[1], whole, rtol=1e-9)
+
+
+@pytest.mark.parametrize("vertex", VERTEX)
+@pytest.mark.parametrize("normalisation", ["event", "total"])
+def test_parts_of_a_batch_cost_what_the_batch_costs(ring, normalisation, vertex):
+    detector, _ = ring
+    batch = batch_of(simulated(detector, ParticleGun(), 10), detector)
+    loss = cost_of(detector, "full", vertex, normalisation=normalisation)
+    parts = loss.parts(batch)
+    assert len(parts) > 1 or normalisation == "event" or vertex == "fitted"
+    sums = sum(torch.stack(evaluated(detector, loss, part).sums(normalisation)) for part in parts)
+    assert torch.allclose(sums, torch.stack(evaluated(detector, loss, batch).sums(normalisation)), rtol=1e-9)
 
 
 @pytest.mark.parametrize("vertex", VERTEX)
@@ -321,17 +349,11 @@ def test_without_matter_all_noise_models_are_one():
 
 
 def chi2_is_one(detector: Detector, tracks: Tracks, vertex: str, local: Tensor | None = None) -> bool:
-    """χ²/ν within four standard deviations, per track and over all; the noise's own are two a degree of freedom."""
+    """Whether χ²/ν of all tracks is 1 within four standard deviations."""
     loss = HelixChi2(detector, NoiseModel(detector, energy_loss=False), vertex, iterations=6)
     chi2 = evaluated(detector, loss, batch_of(tracks, detector), local)
     total, ndf = (float(value.sum()) for value in chi2.per_event())
     return bool(chi2.fit.ok.all()) and abs(total / ndf - 1) < 4 * (2 / ndf) ** 0.5
-
-
-@pytest.fixture(scope="module")
-def ring() -> tuple[Detector, Tensor]:
-    detector = its2()
-    return detector, random_local(len(detector), 100e-4, 1e-3)
 
 
 @pytest.mark.parametrize("vertex", VERTEX)

@@ -1,4 +1,4 @@
-"""Unbiased residuals are those of a refit without the hit, and residuals to the path those of a fit with kinks."""
+"""Unbiased residuals are those of a refit without the hit, residuals to the path those of a fit of kinks."""
 
 from __future__ import annotations
 
@@ -116,7 +116,9 @@ def test_expected_widths_do_not_follow_the_weights_of_doubtful_tracks() -> None:
     assert chi2.weight.min() < 0.3
     one, other = unbiased(plain, sensors, plain(sensors, batch)), unbiased(weighted, sensors, chi2)
     torch.testing.assert_close(other.expected[batch.is_hit], one.expected[batch.is_hit], rtol=1e-6, atol=0)
-    torch.testing.assert_close(other.residual[batch.is_hit], one.residual[batch.is_hit], rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(
+        other.residual[batch.is_hit], one.residual[batch.is_hit], rtol=1e-6, atol=1e-12
+    )
 
 
 def test_a_track_that_the_other_hits_do_not_determine_has_no_residual() -> None:

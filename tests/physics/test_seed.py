@@ -37,7 +37,7 @@ def paths(kind: str, b_z: float) -> tuple[Helix, Tensor]:
 
 
 def distance(helix: Helix, points: Tensor) -> Tensor:
-    """Distance of points from tracks (tracks, hits) [cm]: to the plane through each, across the line to it."""
+    """Distance of points from tracks (tracks, hits) [cm], in planes across the line of the whole track."""
     states = hx.expand(helix)
     normal = (points[:, -1:] - points[:, :1]).expand_as(points)
     s = hx.path_to_plane(states, points, normal / normal.norm(dim=-1, keepdim=True), steps=6)
@@ -107,6 +107,8 @@ def test_a_track_along_the_field_has_a_seed():
 
 @pytest.mark.parametrize(("slope", "first"), [(0.5, 0), (3.0, 1)], ids=["beam", "cosmic"])
 def test_a_track_that_is_steep_in_y_starts_above_and_another_upstream(slope, first):
-    points = torch.tensor([[[0.0, 0.0, 0.0], [0.1, 0.5 * slope, 0.5], [0.2, slope, 1.0]]], dtype=torch.float64)
+    points = torch.tensor(
+        [[[0.0, 0.0, 0.0], [0.1, 0.5 * slope, 0.5], [0.2, slope, 1.0]]], dtype=torch.float64
+    )
     found = seed(points, torch.ones(1, 3, dtype=torch.bool), torch.tensor([False]), 0.0)
     assert torch.equal(found.position[0], points[0, 2 * first])

@@ -182,7 +182,9 @@ def test_two_hits_of_overlapping_sensors_in_one_layer_are_two_measurements():
     tracks = exact(BARREL, GUN, 60)
     batch = batch_of(tracks, BARREL)
     layer = torch.where(batch.is_hit, BARREL.layer[batch.sensor], -1)
-    doubled = ((layer[:, :, None] == layer[:, None, :]) & (layer >= 0)[:, :, None]).sum((1, 2)) > batch.is_hit.sum(1)
+    doubled = ((layer[:, :, None] == layer[:, None, :]) & (layer >= 0)[:, :, None]).sum(
+        (1, 2)
+    ) > batch.is_hit.sum(1)
     assert int(doubled.sum()) > 20
     fit = fitted(BARREL, batch)
     assert miss(fit.helix, true_helix(tracks, BARREL.b_z))[doubled].max() < 1e-7
@@ -204,7 +206,9 @@ def test_three_hits_are_enough(case):
     detector, source = CASES[case]
     tracks = exact(detector, source, 40)
     first_three = (np.arange(tracks.n_hits) - tracks.offset[tracks.track_of_hit]) < 3
-    layers = np.array([len(set(detector.layer.numpy()[t])) for t in np.split(tracks.sensor, tracks.offset[1:-1])])
+    layers = np.array(
+        [len(set(detector.layer.numpy()[t])) for t in np.split(tracks.sensor, tracks.offset[1:-1])]
+    )
     tracks = tracks.select_hits(first_three).select((layers == tracks.hits_per_track) & (layers >= 3))
     fit = fitted(detector, batch_of(tracks, detector))
     assert fit.ok.all()
@@ -212,7 +216,7 @@ def test_three_hits_are_enough(case):
 
 
 def pulls(detector, tracks: Tracks, vertex: str = "absent") -> Tensor:
-    """Fitted minus true local parameters, whitened by the fit's own covariance (JᵀJ)⁻¹ (tracks, parameters)."""
+    """True minus fitted local parameters, whitened by the fit's covariance (JᵀJ)⁻¹ (tracks, parameters)."""
     batch = batch_of(tracks, detector)
     where = planes_of(detector, batch)
     loss = HelixChi2(detector, NoiseModel(detector, energy_loss=False), vertex, iterations=6)

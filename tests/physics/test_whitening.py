@@ -26,7 +26,9 @@ def test_padding_leaves_the_chi2_of_the_other_rows():
     chi2 = Whitening.correlated(v, is_row)(r).square().sum(-1)
     inner = v[:, [0, 1, 4, 5]][:, :, [0, 1, 4, 5]]
     part = r[:, [0, 1, 4, 5]]
-    assert torch.allclose(chi2, (part[:, None] @ torch.linalg.inv(inner) @ part[..., None]).flatten(), rtol=1e-10)
+    assert torch.allclose(
+        chi2, (part[:, None] @ torch.linalg.inv(inner) @ part[..., None]).flatten(), rtol=1e-10
+    )
 
 
 @pytest.mark.parametrize("kind", ["independent", "correlated"])

@@ -78,5 +78,5 @@ def test_degrees_of_freedom_are_named_by_the_parametrisation():
     sensors = SensorLayer.of(SMALL, "global")
     set_free(sensors, SMALL, dof=["psi"])
     assert sensors.free.all(0).tolist() == [True, True, True, False, True, True]
-    with pytest.raises(ConfigError, match="choose from .*psi"):
+    with pytest.raises(ConfigError, match=r"choose from .*psi"):
         set_free(sensors, SMALL, dof=["rot_u"])

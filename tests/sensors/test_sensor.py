@@ -1,4 +1,4 @@
-"""The sensor as a linear layer is a rigid motion, for every sensor, every parametrisation and any batch of them."""
+"""The sensor as a linear layer is a rigid motion: every sensor, every parametrisation, any batch of them."""
 
 from __future__ import annotations
 

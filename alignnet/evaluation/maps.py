@@ -1,0 +1,98 @@
+"""Maps of corrections: each sensor of a layer where it sits, coloured by how far it is moved."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from alignnet.data.tracks import Array
+from alignnet.errors import GeometryError
+from alignnet.evaluation.style import styled
+from alignnet.geometry.detector import Detector
+from alignnet.units import UM
+
+
+@styled
+def correction_map(detector: Detector, local: Tensor, layer: int) -> Figure:
+    """Corrections du, dv and dw of a layer's sensors as colours [µm], each drawn where it sits.
+
+    Barrel layers are unrolled to (z, φ); planes across the beam are shown in (x, y). Sensors that are mounted
+    the other way round have opposite axes: here all count towards the same side, given in the titles.
+
+    Args:
+        detector: the nominal places.
+        local: local six (sensors, 6).
+        layer: its number.
+
+    Raises:
+        GeometryError: the detector has no such layer.
+    """
+    rows = (detector.layer == layer).nonzero().squeeze(-1)
+    if not len(rows):
+        raise GeometryError(
+            f"detector {detector.name} has no layer {layer}; its layers are {detector.layers}"
+        )
+    outlines, names, towards = _outlines(detector, rows)
+    values = _oriented(detector, local, rows) / UM
+    figure = Figure(figsize=(8.6, 3.4), layout="constrained")
+    axes = figure.subplots(1, 3, sharex=True, sharey=True)
+    for k, axis in enumerate(axes):
+        size = np.abs(values[:, k])
+        edge = max(float(np.quantile(size, 0.995)), 1e-3)
+        cells = PolyCollection(list(outlines), array=values[:, k], cmap="RdBu_r", norm=Normalize(-edge, edge))
+        cells.set(edgecolor="face", linewidth=0.5, antialiased=False)
+        axis.add_collection(cells)
+        axis.autoscale_view()
+        axis.set_title(f"d{'uvw'[k]}, {towards[k]}")
+        axis.set_xlabel(names[0])
+        beyond = "both" if (size > edge).any() else "neither"
+        bar = figure.colorbar(cells, ax=axis, location="bottom", aspect=28, pad=0.03, extend=beyond)
+        bar.set_label("correction [µm]", fontsize=9)
+        bar.locator = MaxNLocator(5, symmetric=True)
+    axes[0].set_ylabel(names[1])
+    figure.suptitle(f"{detector.name}, layer {layer}", fontsize=10)
+    return figure
+
+
+def _outlines(detector: Detector, rows: Tensor) -> tuple[Array, tuple[str, str], tuple[str, str, str]]:
+    """Corners of sensors (sensors, 4, 2) in their map's coordinates, and the names of these and of sides."""
+    u, _, v = detector.rotation[rows].unbind(-1)
+    half, middle = detector.half[rows], _middle(detector, rows)
+    signs = ((-1, -1), (-1, 1), (1, 1), (1, -1))
+    corners = np.stack([(middle + u * a * half[:, :1] + v * b * half[:, 1:]).numpy() for a, b in signs], 1)
+    if not _is_barrel(detector, rows):
+        return corners[..., :2], ("x [cm]", "y [cm]"), ("towards +x", "towards +y", "towards +z")
+    about = np.arctan2(middle[:, 1].numpy(), middle[:, 0].numpy())[:, None]
+    phi = np.arctan2(corners[..., 1], corners[..., 0])
+    unwrapped = about + np.remainder(phi - about + np.pi, 2 * np.pi) - np.pi
+    sides = (r"towards $+\varphi$", "towards $+z$", "outwards")
+    return np.stack([corners[..., 2], unwrapped], -1), ("z [cm]", r"$\varphi$ [rad]"), sides
+
+
+def _oriented(detector: Detector, local: Tensor, rows: Tensor) -> Array:
+    """Corrections along u, v, w (sensors, 3) [cm], each counted towards the sides that `_outlines` names."""
+    u, normal, v = detector.rotation[rows].unbind(-1)
+    axes = torch.stack([u, v, normal], -1)
+    sides = torch.eye(3, dtype=torch.float64).expand_as(axes)
+    if _is_barrel(detector, rows):
+        outwards = torch.nn.functional.pad(_middle(detector, rows)[:, :2], (0, 1))
+        z = sides[..., 2]
+        sides = torch.stack([torch.linalg.cross(z, outwards), z, outwards], -1)
+    sign = torch.where((axes * sides).sum(-2) < 0, -1.0, 1.0)
+    return np.asarray((sign * local[rows, :3]).numpy())
+
+
+def _middle(detector: Detector, rows: Tensor) -> Tensor:
+    """Centres of the active areas (sensors, 3) [cm]."""
+    u, _, v = detector.rotation[rows].unbind(-1)
+    centre = detector.centre[rows]
+    return detector.translation[rows] + u * centre[:, :1] + v * centre[:, 1:]
+
+
+def _is_barrel(detector: Detector, rows: Tensor) -> bool:
+    return bool((detector.rotation[rows, 2, 1].abs() < 0.5).all())

@@ -1,0 +1,100 @@
+"""What all figures have in common: colours and markers, axes in micrometres, momentum and layers.
+
+Colours are Okabe's and Ito's, which the colour-blind tell apart, and come with a marker or a line style each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from alignnet.data.tracks import Array
+
+P = ParamSpec("P")
+
+STYLE: dict[str, dict[str, Any]] = {
+    "before": {"color": "#D55E00", "marker": "s", "linestyle": (0, (4, 2))},
+    "after": {"color": "#0072B2", "marker": "o", "linestyle": "-"},
+    "ideal": {"color": "#222222", "marker": "^", "linestyle": (0, (1, 1.5))},
+    "expected": {"color": "#222222", "marker": "_", "linestyle": (0, (1, 1.5))},
+    "limit": {"color": "#222222", "marker": "_", "linestyle": (0, (1, 1.5))},
+}
+_RC: Any = {
+    "font.size": 9.5,
+    "axes.labelsize": 10,
+    "axes.titlesize": 10,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "xtick.direction": "in",
+    "ytick.direction": "in",
+    "xtick.top": True,
+    "ytick.right": True,
+    "axes.linewidth": 0.8,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4.5,
+    "errorbar.capsize": 0,
+    "figure.dpi": 150,
+}
+
+
+def styled(function: Callable[P, Figure]) -> Callable[P, Figure]:
+    """The figure that `function` draws, in this file's style."""
+    return matplotlib.rc_context(_RC)(function)
+
+
+def log_micrometres(axis: Axes) -> None:
+    """A logarithmic axis where its numbers span much, else one from 0."""
+    high = axis.get_ylim()[1]
+    lines = [line for shared in axis.get_shared_y_axes().get_siblings(axis) for line in shared.get_lines()]
+    shown = np.concatenate([[np.nan], *(np.ravel(line.get_ydata()) for line in lines)])
+    least = np.nanmin(np.where(shown > 0, shown, np.nan), initial=high)
+    if high < 4 * least:
+        axis.set_ylim(0, high)
+        return
+    axis.set_yscale("log")
+    plain_log_labels(axis)
+
+
+def plain_log_labels(axis: Axes) -> None:
+    """1, 2, 5, 10 … in place of powers; the minor ticks labelled only where the axis spans little."""
+    low, high = axis.get_ylim()
+    decades = np.log10(high / low)
+    wanted = (1, 2, 5) if decades < 2.2 else (1,)
+    shown = FuncFormatter(
+        lambda x, _: f"{x:g}" if round(x / 10 ** np.floor(np.log10(x) + 1e-9), 6) in wanted else ""
+    )
+    axis.yaxis.set_major_formatter(shown)
+    axis.yaxis.set_minor_formatter(shown)
+
+
+def log_momentum(axis: Axes, low: float, high: float) -> None:
+    """A logarithmic axis of p_T [GeV/c] from `low` to `high`."""
+    axis.set_xscale("log")
+    axis.set_xlim(0.95 * low, 1.05 * high)
+    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if axis.get_xlim()[0] <= t <= axis.get_xlim()[1]]
+    axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
+def layer_axis(axis: Axes, layers: Sequence[int]) -> None:
+    """An axis with a tick for each layer."""
+    axis.set_xticks(list(layers))
+    axis.set_xlim(min(layers) - 0.4, max(layers) + 0.4)
+    axis.tick_params(axis="x", which="both", top=False)
+
+
+def wide_dashes(name: str) -> dict[str, Any]:
+    """The style of a level rather than of a measurement: wide dashes at each layer."""
+    level = STYLE[name]["marker"] == "_"
+    return STYLE[name] | ({"markersize": 14, "markeredgewidth": 1.6, "linestyle": "none"} if level else {})
+
+
+def numbers(values: Sequence[float | None]) -> Array:
+    """An array with NaN for what is not known."""
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)

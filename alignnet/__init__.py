@@ -1,6 +1,6 @@
-"""Align particle-tracking detectors by gradient descent: each sensor is a linear layer, the track fit is the loss.
+"""Align particle-tracking detectors: each sensor is a linear layer, the track fit is the loss.
 
-The names below are what README.md uses; they are imported when first asked for, so that `import alignnet` is cheap.
+The names below are what README.md uses; they are imported when first asked for: `import alignnet` is cheap.
 """
 
 from __future__ import annotations

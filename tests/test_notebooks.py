@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-nbformat = pytest.importorskip("nbformat", reason="notebooks are read with nbformat; it comes with the dev extra")
-pytest.importorskip("nbclient", reason="notebooks are run with nbclient; it comes with the dev extra")
-pytest.importorskip("ipykernel", reason="notebooks run in ipykernel; it comes with the dev extra")
+nbformat = pytest.importorskip("nbformat", reason="nbformat reads notebooks; it comes with the dev extra")
+pytest.importorskip("nbclient", reason="nbclient runs notebooks; it comes with the dev extra")
+pytest.importorskip("ipykernel", reason="ipykernel runs their cells; it comes with the dev extra")
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 

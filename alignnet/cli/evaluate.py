@@ -7,6 +7,7 @@ import logging
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -48,23 +49,26 @@ def main(config: DictConfig) -> None:
     report(metrics, run / "evaluation")
 
 
-def _trained(run: Path) -> dict[str, object]:
+def _trained(run: Path) -> dict[str, Any]:
     path = run / "metrics.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
 
 
-def _limits(run: Path, metrics: dict[str, object]) -> dict[str, object]:
+def _limits(run: Path, metrics: dict[str, Any]) -> dict[str, Any]:
     """Truth recovery with the statistical limits that training found on its tracks."""
-    trained, merged = _trained(run), {}
+    trained = _trained(run)
+    merged: dict[str, Any] = {}
     for kind in ("truth", "truth_rigid_only", "truth_layer_rigid"):
         now, then = metrics.get(kind), trained.get(kind)
-        if isinstance(now, dict) and isinstance(then, dict):
-            merged[kind] = {
-                layer: {c: {**row, **{k: then.get(layer, {}).get(c, {}).get(k) for k in ("limit_um", "efficiency")}}
-                        for c, row in rows.items()}
-                for layer, rows in now.items()
-            }  # fmt: skip
+        if now and then:
+            merged[kind] = {layer: _with_limit(rows, then.get(layer, {})) for layer, rows in now.items()}
     return merged
+
+
+def _with_limit(rows: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:
+    known = {c: {k: trained.get(c, {}).get(k) for k in ("limit_um", "efficiency")} for c in rows}
+    return {c: {**row, **known[c]} for c, row in rows.items()}
 
 
 if __name__ == "__main__":

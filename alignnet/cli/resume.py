@@ -25,7 +25,9 @@ def continued(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     overrides = Path(wanted) / ".hydra" / "overrides.yaml"
     if not overrides.is_file():
-        raise CheckpointError(f"resume={wanted}: not the folder of a training run, it has no .hydra/overrides.yaml")
+        raise CheckpointError(
+            f"resume={wanted}: not the folder of a training run, it has no .hydra/overrides.yaml"
+        )
     saved = OmegaConf.load(overrides)
     earlier = [str(item) for item in saved] if isinstance(saved, ListConfig) else []
     kept = [item for item in earlier if _key(item) not in given]

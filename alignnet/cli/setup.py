@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -50,7 +50,7 @@ def load_problem(config: DictConfig) -> AlignmentProblem:
     detector = detector_of(config.detector, files)
     sensors = SensorLayer.of(detector, config.sensors.parametrisation)
     with values_of("sensors.fixed"):
-        set_free(sensors, detector, **_plain(config.sensors.fixed))
+        set_free(sensors, detector, **plain(config.sensors.fixed))
     start = torch.zeros(len(detector), 6, dtype=torch.float64)
     if config.sensors.start is not None:
         start = read_alignment(config.sensors.start, detector)
@@ -58,7 +58,7 @@ def load_problem(config: DictConfig) -> AlignmentProblem:
     with values_of("loss"):
         loss = load_loss(config.loss, detector)
     with values_of("data"):
-        data = AlignmentData(detector=detector, seed=config.seed, **{**_plain(config.data), "files": files})
+        data = AlignmentData(detector=detector, seed=config.seed, **{**plain(config.data), "files": files})
         data.setup()
     truth = read_misalignment(files[0], detector) if has_misalignment(files[0]) else None
     return AlignmentProblem(detector, sensors, loss, data, truth, start)
@@ -68,7 +68,7 @@ def load_loss(node: DictConfig, detector: Detector) -> HelixChi2:
     """The cost of a configuration."""
     noise = build(node.noise, detector=detector)
     loss: HelixChi2 = build(
-        OmegaConf.masked_copy(node, [k for k in node if k not in ("noise", "weights")]),
+        OmegaConf.masked_copy(node, [str(k) for k in node if k not in ("noise", "weights")]),
         detector=detector,
         noise=noise,
         weights=build(node.weights),
@@ -97,7 +97,7 @@ def evaluation_of(problem: AlignmentProblem, settings: DictConfig) -> Evaluation
 
 
 def quiet() -> None:
-    """Leave out Lightning's advice that does not concern an alignment, and what other ranks than the first say."""
+    """Leave out Lightning's advice that does not concern an alignment, and what ranks but the first say."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     if getattr(rank_zero_only, "rank", 0):
         logging.getLogger("alignnet").setLevel(logging.WARNING)
@@ -122,7 +122,9 @@ def values_of(key: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{key}: {error}; a value of the wrong kind, a word instead of a number?") from error
+        raise ConfigError(
+            f"{key}: {error}; a value of the wrong kind, a word instead of a number?"
+        ) from error
 
 
 def _files(config: DictConfig) -> list[str]:
@@ -134,7 +136,8 @@ def _files(config: DictConfig) -> list[str]:
     return [str(file) for file in files]
 
 
-def _plain(node: Any) -> dict[str, Any]:
-    plain = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(k): v for k, v in plain.items()}
+def plain(node: Any) -> dict[str, Any]:
+    """The values of a node of the configuration, without Hydra's types."""
+    values = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(values, dict)
+    return {str(k): v for k, v in values.items()}

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from alignnet.cli.app import CONF, build, command, errors_in_one_line
 from alignnet.cli.resume import continued
-from alignnet.cli.setup import evaluation_of, load_problem, quiet, values_of
+from alignnet.cli.setup import evaluation_of, load_problem, plain, quiet, values_of
 from alignnet.evaluation.summary import peak_memory_mb, report, write_metrics
 from alignnet.export.result import write_result
 from alignnet.training.answer import ALIGNED, answer_of
@@ -42,11 +42,10 @@ def main(config: DictConfig) -> None:
         problem.detector,
         local_training=averaging is not None,
     )
-    options = OmegaConf.to_container(config.trainer, resolve=True)
-    early_stop = OmegaConf.to_container(config.early_stop, resolve=True) if config.early_stop else None
+    early_stop = plain(config.early_stop) if config.early_stop else None
     monitor = AlignmentMonitor(problem.truth, config.figure_every)
     validates = len(problem.data.rows["validation"]) > 0
-    trainer = make_trainer(folder, options, [monitor], early_stop, averaging, validates)
+    trainer = make_trainer(folder, plain(config.trainer), [monitor], early_stop, averaging, validates)
     evaluation = evaluation_of(problem, config.evaluation)
     log.info("%s: %d sensors, %d tracks from %s", problem.detector.name, len(problem.detector),
              len(problem.data.tracks), ", ".join(problem.data.files))  # fmt: skip
@@ -60,7 +59,11 @@ def main(config: DictConfig) -> None:
         evaluation, after=answer.local, aligned=answer.status == ALIGNED, error_draws=answer.error_draws
     )
     metrics = evaluation.run(folder / "evaluation", monitor.history)
-    metrics |= {"seconds": time.perf_counter() - start, "peak_memory_mb": peak_memory_mb(), "history": monitor.history}
+    metrics |= {
+        "seconds": time.perf_counter() - start,
+        "peak_memory_mb": peak_memory_mb(),
+        "history": monitor.history,
+    }
     write_metrics(folder / "metrics.json", metrics)
     report(metrics, folder / "evaluation")
     log.info("alignment: %s", folder / "alignment.root")

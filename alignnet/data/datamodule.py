@@ -177,7 +177,7 @@ class AlignmentData(L.LightningDataModule):
         return self.events.tracks.select(self.events.tracks_of(self.rows[name]))
 
     def selected(self, part: str, max_tracks: int | None = None) -> Tracks:
-        """The tracks of "train", "validation", "test" or "all" events, of the first events up to `max_tracks`.
+        """The tracks of "train", "validation", "test" or "all" events, the first up to `max_tracks`.
 
         Raises:
             ConfigError: there is no such part, or it is empty.

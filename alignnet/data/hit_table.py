@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,6 +69,7 @@ def read_hit_table(path: str | Path, detector: Detector, short_tracks: str = "er
     offset = np.append(start, len(order))
     _check_once_a_track(table, order, offset)
     first = order[start]
+    columns: dict[str, Any] = {name: table[name][first] for name in ("p", "mass", "kind") if name in table}
     tracks = Tracks(
         event=table["event"][first],
         offset=offset.astype(np.int64),
@@ -76,7 +78,7 @@ def read_hit_table(path: str | Path, detector: Detector, short_tracks: str = "er
         sigma=np.stack([table["sigma_u"], table["sigma_v"]], -1)[order],
         vertex=_taken(table.together(VERTEX), first),
         vertex_cov=_taken(table.together(VERTEX_COV), first),
-        **{name: table[name][first] for name in ("p", "mass", "kind") if name in table},
+        **columns,
     )
     return _long_enough(table, tracks, first, short_tracks)
 

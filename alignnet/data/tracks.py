@@ -72,7 +72,9 @@ class Tracks:
         count = self.hits_per_track[rows]
         offset = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
         hits = np.repeat(self.offset[:-1][rows] - offset[:-1], count) + np.arange(offset[-1])
-        columns = {k: None if (v := getattr(self, k)) is None else v[rows] for k in _PER_TRACK}
+        columns: dict[str, Any] = {
+            k: None if (v := getattr(self, k)) is None else v[rows] for k in _PER_TRACK
+        }
         truth = {k: v[hits] if k.startswith("hit_") else v[rows] for k, v in self.truth.items()}
         per_hit = {k: getattr(self, k)[hits] for k in _PER_HIT}
         return Tracks(offset=offset, truth=truth, **columns, **per_hit)
@@ -93,7 +95,9 @@ def concatenate(parts: Sequence[Tracks]) -> Tracks:
     """Join tables of tracks; a column that any part lacks is dropped."""
     shift = np.cumsum([0, *[part.n_hits for part in parts]])
     offsets = [part.offset[:-1] + s for part, s in zip(parts, shift[:-1], strict=True)]
-    columns = {k: _joined([getattr(part, k) for part in parts]) for k in (*_PER_TRACK, *_PER_HIT)}
+    columns: dict[str, Any] = {
+        k: _joined([getattr(part, k) for part in parts]) for k in (*_PER_TRACK, *_PER_HIT)
+    }
     shared = set.intersection(*[set(part.truth) for part in parts])
     truth = {k: np.concatenate([part.truth[k] for part in parts]) for k in sorted(shared)}
     return Tracks(offset=np.concatenate([*offsets, shift[-1:]]).astype(np.int64), truth=truth, **columns)

@@ -93,14 +93,16 @@ class Evaluation:
         return metrics
 
     def accepted(self) -> Array:
-        """Tracks that fit the aligned detector with χ²/ν up to `max_chi2_per_ndf` (tracks,): the same for all."""
+        """Tracks that fit the aligned detector with χ²/ν up to `max_chi2_per_ndf` (tracks,)."""
         sensors = SensorLayer.of(self.detector)
         sensors.set_local(self.after)
         small = []
         with torch.no_grad():
             for batch in self.batches():
                 chi2 = self.loss(sensors, batch)
-                small.append((chi2.track + chi2.vertex <= (self.max_chi2_per_ndf or 0.0) * chi2.ndf) & chi2.fit.ok)
+                small.append(
+                    (chi2.track + chi2.vertex <= (self.max_chi2_per_ndf or 0.0) * chi2.ndf) & chi2.fit.ok
+                )
         return torch.cat(small).numpy()
 
     def residuals(self, local: Tensor) -> ResidualSummary:
@@ -163,7 +165,11 @@ def report(metrics: Mapping[str, Any], folder: Path) -> None:
     """The tables on the terminal, and where the pictures are."""
     show(metrics)
     before, after, ideal = (metrics.get(f"chi2_per_ndf{which}") for which in ("_before", "", "_ideal"))
-    parts = [f"{name} {value:.4g}" for name, value in (("before", before), ("after", after), ("ideal", ideal)) if value]
+    parts = [
+        f"{name} {value:.4g}"
+        for name, value in (("before", before), ("after", after), ("ideal", ideal))
+        if value
+    ]
     log.info("χ²/ndf: %s (%s tracks)", ", ".join(parts), f"{metrics['n_tracks']:,}")
     log.info("pictures: %s", folder)
 

@@ -107,4 +107,4 @@ def _pyarrow_parquet() -> ModuleType:
     except ImportError as error:
         message = "Parquet needs pyarrow: pip install 'alignnet[parquet]', or choose .root or .csv"
         raise ConfigError(message) from error
-    return pyarrow.parquet  # type: ignore[no-any-return]
+    return pyarrow.parquet

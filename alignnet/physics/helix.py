@@ -6,8 +6,8 @@ With s the path length [cm] from a reference point, t the unit direction there a
     t(s) = t_z ẑ + cos 2h · t_⊥ + sin 2h · ẑ×t_⊥
     ω    = −CURVATURE · B_z · q/p                     turning per unit path [1/cm]
 
-There is no radius 1/ω anywhere, so the straight line ω = 0 is an ordinary point with finite derivatives, and the
-frame has no preferred direction: beams along z, cosmics and collision tracks are described alike.
+There is no radius 1/ω anywhere, so the straight line ω = 0 is an ordinary point with finite derivatives, and
+the frame has no preferred direction: beams along z, cosmics and collision tracks are described alike.
 A fit moves the state by five local numbers, in the plane across the path at the reference point:
 
     δ = (a1, a2, b1, b2, δω):  x0 += a1 e1 + a2 e2,  t ← unit(t + b1 e1 + b2 e2),  ω += δω
@@ -76,13 +76,15 @@ def expand(helix: Helix) -> Helix:
     return Helix(helix.position[..., None, :], helix.direction[..., None, :], helix.omega[..., None])
 
 
-def path_to_plane(helix: Helix, origin: Tensor, normal: Tensor, start: Tensor | None = None, steps: int = 4) -> Tensor:
+def path_to_plane(
+    helix: Helix, origin: Tensor, normal: Tensor, start: Tensor | None = None, steps: int = 4
+) -> Tensor:
     """Path length [cm] at which helices (...) cross planes (origin, normal), each (..., 3).
 
-    Newton's method on normal · (x(s) − origin) = 0 from `start` (default: where the straight line crosses). The
-    search runs outside the graph and one last step inside it: by the implicit-function theorem that step carries
-    the exact first derivatives with respect to helix and plane. A path parallel to the plane gives a non-finite
-    length.
+    Newton's method on normal · (x(s) − origin) = 0 from `start` (default: where the straight line crosses).
+    The search runs outside the graph and one last step inside it: by the implicit-function theorem that step
+    carries the exact first derivatives with respect to helix and plane. A path parallel to the plane gives a
+    non-finite length.
     """
     with torch.no_grad():
         if start is None:
@@ -100,10 +102,10 @@ def _newton_to_plane(helix: Helix, origin: Tensor, normal: Tensor, s: Tensor) ->
 
 
 def path_to_axis(helix: Helix, reference: Tensor) -> Tensor:
-    """Path length [cm] to the closest approach in the transverse plane to the axis along z through `reference`.
+    """Path length [cm] to the closest transverse approach to the axis along z through `reference`.
 
-    Closed form, κ s_T = atan2(−κ t̂·d, 1 + κ n̂·d) with n̂ = ẑ×t̂ and d the distance from the axis, written so that
-    κ = 0 is regular; (..., 3) → (...).
+    Closed form, κ s_T = atan2(−κ t̂·d, 1 + κ n̂·d) with n̂ = ẑ×t̂ and d the distance from the axis, written so
+    that κ = 0 is regular; (..., 3) → (...).
     """
     transverse = helix.direction[..., :2]
     c = transverse.norm(dim=-1)
@@ -169,7 +171,9 @@ def state_derivative(helix: Helix, s: Tensor, n_parameters: int = 5) -> Tensor:
     if n_parameters == 5:
         x, y, _ = helix.direction[..., None, :].expand(*s.shape, 3).unbind(-1)
         c, d = _moment_cos(omega * s), _moment_sin(omega * s)
-        columns.append(s.square()[..., None] * torch.stack([-c * y - d * x, c * x - d * y, torch.zeros_like(x)], -1))
+        columns.append(
+            s.square()[..., None] * torch.stack([-c * y - d * x, c * x - d * y, torch.zeros_like(x)], -1)
+        )
     return torch.stack(columns, -1)
 
 
@@ -195,7 +199,7 @@ def from_perigee(five: Perigee, reference: Tensor, b_z: float) -> Helix:
 
 
 def from_momentum(position: Tensor, momentum: Tensor, charge: Tensor, b_z: float) -> Helix:
-    """The state of particles at `position` (..., 3) [cm] with `momentum` (..., 3) [GeV/c] and `charge` (...) [e]."""
+    """The state of particles at `position` (..., 3) [cm], `momentum` (..., 3) [GeV/c], `charge` (...) [e]."""
     p = momentum.norm(dim=-1)
     return Helix(position, momentum / p[..., None], -CURVATURE * b_z * charge / p)
 
@@ -229,7 +233,7 @@ def _moment_cos(x: Tensor) -> Tensor:
 
 
 def _moment_sin(x: Tensor) -> Tensor:
-    """(1/s²) ∫ s' sin(ωs') ds' = (sin x − x cos x)/x²; its series below |x| = 0.3, where the difference cancels."""
+    """(1/s²) ∫ s' sin(ωs') ds' = (sin x − x cos x)/x²; its series below |x| = 0.3, where that cancels."""
     x2 = x.square()
     series = x / 3 * (1 - x2 / 10 * (1 - x2 / 28 * (1 - x2 / 54 * (1 - x2 / 88))))
     small = x2 < 0.09

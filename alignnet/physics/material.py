@@ -1,7 +1,8 @@
 """What matter does to a track: multiple scattering, energy loss, and the covariance of residuals they make.
 
-A scatterer q turns the track by two independent angles of width θ0 (Highland) in the plane across it and changes
-its curvature by the fluctuation of the energy loss. At a hit i behind it, with lever arm Δs = s_i − s_q > 0,
+A scatterer q turns the track by two independent angles of width θ0 (Highland) in the plane across it and
+changes its curvature by the fluctuation of the energy loss. At a hit i behind it, with the lever arm
+Δs = s_i − s_q > 0,
 
     δx_i = Δs sinc(ωΔs) · a₁ e1 + Δs · a₂ e2 + ½ Δs² δω · e1
 
@@ -78,7 +79,7 @@ def curvature_width(p: Tensor, mass: Tensor, omega: Tensor, x_over_x0: Tensor) -
 
 
 def in_plane(vector: Tensor, tangent: Tensor, u: Tensor, v: Tensor, normal: Tensor) -> Tensor:
-    """(u, v) components of a displacement after it is moved along the track into the plane; (..., 3) → (..., 2)."""
+    """(u, v) of a displacement after it is moved along the track into the plane; (..., 3) → (..., 2)."""
     slip = (vector * normal).sum(-1, keepdim=True) / (tangent * normal).sum(-1, keepdim=True)
     moved = vector - tangent * slip
     return torch.stack([(moved * u).sum(-1), (moved * v).sum(-1)], -1)

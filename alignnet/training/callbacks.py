@@ -139,7 +139,7 @@ class Checkpoints(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save both; Lightning's own `save_last` leaves out the epochs that are not the best so far."""
         super().on_train_epoch_end(trainer, pl_module)
-        if not trainer.fast_dev_run:
+        if not getattr(trainer, "fast_dev_run", False):
             trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
 
 

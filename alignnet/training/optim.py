@@ -81,7 +81,10 @@ class PreconditionedSGD(torch.optim.Optimizer):
         local = self._inverse(blocks, share)
         largest = max(largest_eigenvalue(batch, local) for batch in batches)
         parameter = self.param_groups[0]["params"][0]
-        self.state[parameter]["inverse"] = local.inverse * (0.5 * ndf / largest)
+        free = batches[0].free  # what is fixed does not even move by rounding errors
+        self.state[parameter]["inverse"] = (
+            local.inverse * free[:, :, None] * free[:, None] * (0.5 * ndf / largest)
+        )
         return largest
 
     def _inverse(self, blocks: Tensor, share: float) -> BlockJacobi:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from small_detectors import barrel
@@ -94,10 +95,10 @@ def test_what_is_fixed_does_not_move_and_the_rest_does(barrel_file, tmp_path, na
 def test_validation_events_are_not_trained_on(barrel_file, tmp_path, name):
     """Other events in the validation change nothing but the validation."""
     places, losses = [], []
-    for rows in (slice(0, 8), slice(8, 15)):
+    for rows in (slice(0, 5), slice(5, 10)):
         module, data = problem_of(barrel_file, OPTIMIZERS[name], max_tracks=240)
-        data.rows["validation"] = (data.rows["validation"].tolist() + data.rows["test"].tolist())[rows]
-        losses.append(fitted(tmp_path, module, data, epochs=1).history[-1]["val/chi2_per_ndf"])
+        data.rows["validation"] = np.concatenate([data.rows["validation"], data.rows["test"]])[rows]
+        losses.append(fitted(tmp_path / str(rows.start), module, data, epochs=1).history[-1]["val/chi2_per_ndf"])
         places.append(module.sensors.theta.detach().clone())
     assert torch.equal(*places)
     assert losses[0] != losses[1]
@@ -136,7 +137,7 @@ def spoilt(chi2, *events):
 def test_events_whose_chi2_is_not_finite_are_named(barrel_file):
     module, data = problem_of(barrel_file, OPTIMIZERS["sgd"])
     module._trainer = L.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-    batch = data.events[list(range(30))]
+    batch = data.events.__getitems__(range(30))
     chi2 = module.loss(module.sensors, batch)
     module._check(chi2)
     with pytest.raises(ConvergenceError, match=r"χ² is not finite in epoch 0, events \[4, 17\]; the last good"):
@@ -149,7 +150,7 @@ def test_events_whose_chi2_is_not_finite_are_named(barrel_file):
 def test_a_few_tracks_that_cannot_be_fitted_are_left_out_but_most_are_an_error(barrel_file):
     module, data = problem_of(barrel_file, OPTIMIZERS["sgd"])
     module._trainer = L.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-    chi2 = module.loss(module.sensors, data.events[[0, 1, 2, 3]])
+    chi2 = module.loss(module.sensors, data.events.__getitems__(range(4)))
 
     def lost(*events):
         ok = ~torch.isin(chi2.batch.event, torch.tensor(events))

@@ -187,12 +187,12 @@ def test_one_step_of_one_brings_exact_tracks_to_their_hits(to_the_end):
     set_free(layer, detector, names=fixed)
     layer.set_local(truth)  # the hits are those of the nominal places
     batch = batch_of(tracks, detector)
-    before = loss(layer, batch).track.sum()
+    before = loss(layer, batch).track.sum().detach()
     optimizer = GaussNewton([layer.theta], min_hits=0, tolerance=1e-10)
     optimizer.attach(detector, layer)
     optimizer.add(linearise(loss, layer, batch))
     optimizer.step()
-    after = loss(layer, batch).track.sum()
+    after = loss(layer, batch).track.sum().detach()
     assert before > 100
     assert after < 1e-6 * before
     assert layer.theta.abs().max() < 1e-3 * truth.abs().max()

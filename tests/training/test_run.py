@@ -99,8 +99,8 @@ def test_without_validation_events_the_training_says_when_to_stop(barrel_file, t
 
 
 def test_the_best_checkpoint_is_that_of_the_lowest_validation(barrel_file, tmp_path):
-    """A step of 1.9 in a nearly quadratic cost overshoots, so that epochs are not in order of quality."""
-    make = partial(GaussNewton, lr=1.9, sensor_prior=None, levels={})
+    """Steps of more than twice the full one in a nearly quadratic cost go from bad to worse."""
+    make = partial(GaussNewton, lr=2.1, sensor_prior=PRIOR)
     places = []
 
     class Remember(L.Callback):

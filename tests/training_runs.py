@@ -59,11 +59,12 @@ def fitted(
     epochs: int,
     resume: Path | None = None,
     callbacks: tuple[Any, ...] = (),
+    devices: int = 1,
     **options: Any,
 ) -> AlignmentMonitor:
     """Train in this process; options are those of `make_trainer`."""
     settings = {"max_epochs": epochs, "accelerator": "cpu", "precision": "64-true", "log_every_n_steps": 1}
-    settings |= {"num_sanity_val_steps": 0, "enable_model_summary": False}
+    settings |= {"num_sanity_val_steps": 0, "enable_model_summary": False, "devices": devices}
     monitor = AlignmentMonitor(figure_every=0)
     validates = len(data.rows["validation"]) > 0
     trainer = make_trainer(folder, settings, [monitor, *callbacks], validates=validates, **options)

@@ -43,8 +43,8 @@ class CsvTable:
         self.path = Path(path)
         with _opened(self.path) as reader:
             rows = ((reader.line_num, row) for row in reader if row and not row[0].startswith("#"))
-            nothing: tuple[int, list[str]] = (1, [])
-            self._first, names = next(rows, nothing)
+            line, names = next(rows, (1, [""]))
+            self._first: int = line
             heading = [name.strip() for name in names]
             self._check_heading(heading, required)
             kinds = {name: kind for name, kind in {**required, **optional}.items() if name in heading}

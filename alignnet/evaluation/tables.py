@@ -5,6 +5,7 @@ They fit in 80 columns and are plain text where the output is no terminal.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,8 +61,8 @@ def truth_table(recovery: Mapping[str, Any], removed: str = "") -> Table:
 
 
 def residual_table(residuals: Mapping[str, Any]) -> Table:
-    """Unbiased residuals of each layer [µm]: width before and after, the one to expect, and the pulls'."""
-    table = _table("Unbiased residuals, standard deviation [µm]", "layer", "hits")
+    """Unbiased residuals of each layer [µm]: r.m.s. before and after, the one to expect, and the pulls'."""
+    table = _table("Unbiased residuals, r.m.s. about zero [µm]", "layer", "hits")
     kinds = {
         "before": "unbiased_before_width_um",
         "after": "unbiased_width_um",
@@ -73,9 +74,15 @@ def residual_table(residuals: Mapping[str, Any]) -> Table:
         for i, kind in enumerate(kinds):
             _column(table, coordinate if i == 0 else "", kind)
     for name, row in residuals.items():
-        values = [_short(row[c].get(key)) for c in "uv" for key in kinds.values()]
+        values = [_short(_about_zero(row[c], key)) for c in "uv" for key in kinds.values()]
         table.add_row(name.removeprefix("layer"), f"{row['u']['n_hits']:,}", *values)
     return table
+
+
+def _about_zero(row: Mapping[str, Any], key: str) -> float | None:
+    """A width with the mean that belongs to it, in quadrature; other numbers as they are."""
+    width, mean = row.get(key), row.get(key.replace("_width_", "_mean_"))
+    return width if width is None or mean is None or key.startswith("expected") else math.hypot(width, mean)
 
 
 def dca_table(dca: Mapping[str, Mapping[str, Sequence[Any]]], coordinate: str = "xy") -> Table:

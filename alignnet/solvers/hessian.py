@@ -81,7 +81,7 @@ class Problem:
 
     def hits(self) -> Tensor:
         """Number of hits with weight of each sensor (sensors,)."""
-        total = torch.zeros(len(self), dtype=torch.float64)
+        total = self.free.new_zeros(len(self))
         for block in self.blocks:
             used = (block.own_metric().diagonal(dim1=-2, dim2=-1).sum(-1) > 0).to(total)
             total.index_add_(0, block.sensor.flatten(), used.flatten())
@@ -129,18 +129,19 @@ class Problem:
         """A and Aᵀ in compressed rows; every row of A has one sensor's dof."""
         n_dof = self.jacobian.shape[-1]
         if not self.blocks:
-            empty = torch.zeros(0, len(self) * n_dof, dtype=self.dtype)
+            empty = self.free.new_zeros(0, len(self) * n_dof)
             return empty, empty.T
         values = torch.cat([block.derivative(self.jacobian).flatten() for block in self.blocks])
         sensor = torch.cat([block.sensor.repeat_interleave(2, 1).flatten() for block in self.blocks])
-        column = (sensor[:, None] * n_dof + torch.arange(n_dof)).flatten()
+        device = sensor.device
+        column = (sensor[:, None] * n_dof + torch.arange(n_dof, device=device)).flatten()
         n_rows = len(sensor)
-        start = torch.arange(n_rows + 1) * n_dof
+        start = torch.arange(n_rows + 1, device=device) * n_dof
         a = _csr(start, column, values, (n_rows, len(self) * n_dof))
         order = torch.argsort(column, stable=True)
         count = torch.bincount(column, minlength=len(self) * n_dof)
         start = torch.cat([count.new_zeros(1), count.cumsum(0)])
-        row = torch.arange(n_rows).repeat_interleave(n_dof)[order]
+        row = torch.arange(n_rows, device=device).repeat_interleave(n_dof)[order]
         return a, _csr(start, row, values[order], (len(self) * n_dof, n_rows))
 
 
@@ -153,6 +154,9 @@ def _csr(start: Tensor, column: Tensor, values: Tensor, size: tuple[int, int]) -
 
 def all_reduced(tensor: Tensor) -> Tensor:
     """The sum over ranks where there are several, else the tensor itself."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(tensor)
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return tensor
+    if dist.get_backend() == "nccl" and not tensor.is_cuda:  # which sums on the GPU only
+        return all_reduced(tensor.cuda()).cpu()
+    dist.all_reduce(tensor)
     return tensor

@@ -53,8 +53,10 @@ class Level:
 def level(detector: Detector, sensors: SensorLayer, name: str, sigma: tuple[float, float] | None) -> Level:
     """A hierarchy level with the prior σ of its volumes' translations [cm] and rotations [rad], or none."""
     motions, group = volume_motions(detector, name)
-    basis = theta_motions(sensors, motions) * sensors.free[..., None]
-    return Level(name, basis, group.clamp_min(0), int(group.max()) + 1, prior_weight(sigma))
+    device = sensors.theta.device
+    basis = theta_motions(sensors, motions.to(device)) * sensors.free[..., None]
+    weight = prior_weight(sigma).to(device)
+    return Level(name, basis, group.clamp_min(0).to(device), int(group.max()) + 1, weight)
 
 
 def prior_weight(sigma: tuple[float, float] | None) -> Tensor:
@@ -77,6 +79,7 @@ class Hierarchical:
     def __init__(self, problem: Problem, levels: list[Level], sensor_weight: Tensor, moves: Tensor) -> None:
         self.problem, self.levels = problem, levels
         self.own = problem.free * moves[:, None]
+        sensor_weight = sensor_weight.to(self.own.device)
         if not sensor_weight.any():
             sensor_weight = sensor_weight.new_zeros(())  # none, however many degrees of freedom there are
         self.weight = torch.cat(
@@ -110,7 +113,7 @@ class Hierarchical:
         """A right-hand side drawn from N(0, H + priors): what solves it is a draw of the answer's errors."""
         generator = torch.Generator().manual_seed(seed)
         draw = torch.randn(len(self), generator=generator, dtype=self.weight.dtype)
-        return self.collect(self.problem.noise(seed)) + self.weight.sqrt() * draw
+        return self.collect(self.problem.noise(seed)) + self.weight.sqrt() * draw.to(self.weight.device)
 
     def preconditioner(self) -> Preconditioner:
         """Each level's own matrix, inverted."""
@@ -164,9 +167,9 @@ def level_matrix(problem: Problem, level: Level) -> Tensor:
     """
     n = level.n_groups * level.basis.shape[-1]
     motions = problem.jacobian @ level.basis
-    total = torch.zeros(n * n, dtype=problem.dtype)
+    total = problem.free.new_zeros(n * n)
     for block in problem.blocks:
-        for rows in torch.arange(len(block.sensor)).split(_CHUNK):
+        for rows in torch.arange(len(block.sensor), device=total.device).split(_CHUNK):
             _add_tracks(total, n, block.take(rows, block.n_hits), motions, level.group)
     return all_reduced(total).view(n, n) + torch.diag(level.weight.repeat(level.n_groups))
 
@@ -174,9 +177,9 @@ def level_matrix(problem: Problem, level: Level) -> Tensor:
 def _add_tracks(total: Tensor, n: int, block: Block, motions: Tensor, group: Tensor) -> None:
     rows = block.derivative(motions)  # (tracks, hits, 2, motions)
     t, hits, _, m = rows.shape
-    own = torch.zeros(t, hits, 2, hits, m, dtype=rows.dtype)
+    own = rows.new_zeros(t, hits, 2, hits, m)
     own.diagonal(dim1=1, dim2=3).copy_(rows.permute(0, 2, 3, 1))
     wide = own.view(t, 2 * hits, hits * m)
     small = wide.transpose(-1, -2) @ block.metric @ wide
-    index = (group[block.sensor][..., None] * m + torch.arange(m)).flatten(1)
+    index = (group[block.sensor][..., None] * m + torch.arange(m, device=rows.device)).flatten(1)
     total.index_add_(0, (index[:, :, None] * n + index[:, None]).flatten(), small.to(total.dtype).flatten())

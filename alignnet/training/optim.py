@@ -122,6 +122,7 @@ class PreconditionedSGD(torch.optim.Optimizer):
 def largest_eigenvalue(matrix: Problem, preconditioner: BlockJacobi, iterations: int = 30) -> float:
     """The largest eigenvalue of B⁻¹H by power iteration, as the Rayleigh quotient xᵀHx / xᵀBx (5 % high)."""
     y = torch.randn(matrix.free.shape, generator=torch.Generator().manual_seed(0), dtype=matrix.dtype)
+    y = y.to(matrix.free.device)
     x, value = preconditioner(y) * matrix.free, 1e-30
     for _ in range(iterations):
         weight = float((x * y).sum())
@@ -231,7 +232,7 @@ class GaussNewton(torch.optim.Optimizer):
         hierarchy, preconditioner = self.system()
         parameter = self.param_groups[0]["params"][0]
         state = self.state[parameter]
-        x = state.get("x", torch.zeros(len(hierarchy), dtype=torch.float64))
+        x = state.get("x", torch.zeros_like(hierarchy.weight))
         force = -(hierarchy.collect(hierarchy.problem.gradient()) + hierarchy.weight * x)
         solution = conjugate_gradients(
             hierarchy, force, preconditioner, self.tolerance, self.max_iterations, _ENOUGH

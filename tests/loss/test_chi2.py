@@ -1,4 +1,4 @@
-"""The cost has an exact gradient, does not see what no track sees, and is 1 if the noise is the model's."""
+"""The cost does not see what no track sees, and is 1 where the noise is the model's."""
 
 from __future__ import annotations
 

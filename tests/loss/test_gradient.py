@@ -1,4 +1,4 @@
-"""The gradient of the cost is exact though the fit stays outside the graph, and bad tracks do not spoil it."""
+"""The gradient of the cost is exact though the fit stays outside the graph; bad tracks do not spoil it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,7 @@ from alignnet.loss.robust import TrackWeights
 from alignnet.sensors.sensor import SensorLayer
 
 BARREL, LINES, TELESCOPE = barrel(), barrel(b_z=0.0), planes()
-
-
 PLACES = {"barrel": (BARREL, GUN), "straight": (LINES, GUN), "telescope": (TELESCOPE, BEAM)}
-
-
 NOISE, VERTEX = ("none", "diagonal", "full"), ("absent", "given", "fitted")
 
 

@@ -31,8 +31,6 @@ from alignnet.solvers.hessian import Problem
 from alignnet.solvers.linearised import Block, linearise, linearise_at
 
 BARREL, LINES, TELESCOPE = barrel(), barrel(b_z=0.0), planes()
-
-
 VERTEX = ("absent", "given", "fitted")
 
 

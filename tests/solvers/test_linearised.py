@@ -1,4 +1,4 @@
-"""The linearised problem: g and H are derivatives of the cost, and H has the null space that physics says."""
+"""The linearised problem: g and H are derivatives of the cost, and take a sensor to where it really is."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch and numpy load
@@ -60,3 +61,11 @@ def barrel_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tracks = simulated(detector, GUN, 150, local, seed=5)
     write_simulation(path, detector, tracks, local, {"generator": "tests", "seed": 5})
     return path
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of this machine that nobody listens to."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

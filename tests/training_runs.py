@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -121,11 +122,12 @@ def finish(process: subprocess.Popen[str], timeout: float = 240.0) -> tuple[int,
 
 def stop(process: subprocess.Popen[str]) -> None:
     """SIGKILL to a process and all that it started."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 def run(*arguments: str, folder: Path, launcher: tuple[str, ...] = ()) -> str:

@@ -23,7 +23,7 @@ MODULE = "alignnet.cli.{command}"
 
 EXAMPLES = """\
 examples:
-  alignnet simulate sample=its2_demo          100,000 tracks in a misaligned ITS2
+  alignnet simulate sample=its2_demo          160,000 tracks in a misaligned ITS2
   alignnet train experiment=its2_demo         align with them: tables, pictures, alignment.root
   alignnet evaluate run=DIR                   evaluate that run again, or on other tracks
   alignnet train --help                       what a command does, its keys and choices

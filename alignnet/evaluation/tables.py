@@ -81,8 +81,9 @@ def residual_table(residuals: Mapping[str, Any]) -> Table:
 
 def _about_zero(row: Mapping[str, Any], key: str) -> float | None:
     """A width with the mean that belongs to it, in quadrature; other numbers as they are."""
-    width, mean = row.get(key), row.get(key.replace("_width_", "_mean_"))
-    return width if width is None or mean is None or key.startswith("expected") else math.hypot(width, mean)
+    value = row.get(key)
+    mean = row.get(key.replace("_width_", "_mean_")) if key.startswith("unbiased_") else None
+    return value if value is None or mean is None else math.hypot(value, mean)
 
 
 def dca_table(dca: Mapping[str, Mapping[str, Sequence[Any]]], coordinate: str = "xy") -> Table:

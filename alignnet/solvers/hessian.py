@@ -23,10 +23,17 @@ class Problem:
         sensors: gives ∂Φ/∂Θ at the point of linearisation, and which degrees of freedom are free.
         blocks: this rank's tracks.
         dtype: of vectors.
+        consume: empty the list of blocks on the way, which saves memory.
     """
 
-    def __init__(self, sensors: SensorLayer, blocks: list[Block], dtype: torch.dtype = torch.float64) -> None:
-        self.blocks, self.dtype = merged(blocks), dtype
+    def __init__(
+        self,
+        sensors: SensorLayer,
+        blocks: list[Block],
+        dtype: torch.dtype = torch.float64,
+        consume: bool = False,
+    ) -> None:
+        self.blocks, self.dtype = merged(blocks, consume), dtype
         self.jacobian = sensors.jacobian()
         self.free = sensors.free.to(dtype)
         self.jacobian = self.jacobian * self.free[:, None]

@@ -84,8 +84,13 @@ class Block(NamedTuple):
         return [self.take((count == n).nonzero().squeeze(-1), n) for n in count.unique().tolist() if n]
 
 
-def merged(blocks: list[Block]) -> list[Block]:
-    """Blocks of many batches joined into one block for each number of hits, events numbered through."""
+def merged(blocks: list[Block], consume: bool = False) -> list[Block]:
+    """Blocks of many batches joined into one block for each number of hits, events numbered through.
+
+    Args:
+        blocks: of batches.
+        consume: empty the list on the way, so that not all of it is in memory twice.
+    """
     shift = 0
     parts: dict[int, list[Block]] = {}
     for block in blocks:
@@ -93,8 +98,10 @@ def merged(blocks: list[Block]) -> list[Block]:
             parts.setdefault(part.n_hits, []).append(part._replace(event=part.event + shift))
         shift += len(block.origin_inverse)
     inverse = torch.cat([block.origin_inverse for block in blocks]) if blocks else torch.zeros(0, 3, 3)
+    if consume:
+        blocks.clear()
     return [
-        Block._make([*map(torch.cat, zip(*(b[:-1] for b in parts[n]), strict=True)), inverse])
+        Block._make([*map(torch.cat, zip(*(b[:-1] for b in parts.pop(n)), strict=True)), inverse])
         for n in sorted(parts)
     ]
 

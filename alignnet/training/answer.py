@@ -43,11 +43,12 @@ def answer_of(module: AlignmentModule, data: AlignmentData, draw: bool = False) 
     for batch in data.loader("train"):
         for part in module.loss.parts(batch):
             solver.add(linearise(module.loss, layer, part, solver.dtype, module.seed))
-    problem = Problem(layer, solver.blocks)
+    system = solver.system()
+    problem = system[0].problem
     n_hits = problem.hits()
     status = torch.where(n_hits >= solver.min_hits, ALIGNED, TOO_FEW_HITS)
     status[~module.sensors.free.any(-1)] = FIXED
-    error_draws = [solver.error_draw(module.seed)] if draw else []
+    error_draws = [solver.error_draw(system, module.seed)] if draw else []
     return Answer(local, _conditional_errors(problem, n_hits), n_hits, status, error_draws)
 
 

@@ -125,7 +125,7 @@ class AlignmentModule(L.LightningModule):
         checkpoint["alignnet"] = self._identity()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another detector or parametrisation.
+        """Refuse a checkpoint of another detector or parametrisation; the optimiser's options are this run's.
 
         Raises:
             CheckpointError: what differs, and what was expected.
@@ -140,6 +140,10 @@ class AlignmentModule(L.LightningModule):
                 raise CheckpointError(
                     f"the checkpoint is for another {key}: {found.get(key)!r}; this run has {expected!r}"
                 )
+        options = self.make_optimizer([self.sensors.theta.detach().clone()]).defaults
+        for state in checkpoint.get("optimizer_states", []):
+            for group in state["param_groups"]:
+                group |= options  # or a new optimizer.lr would change nothing
 
     def _identity(self) -> dict[str, Any]:
         return {

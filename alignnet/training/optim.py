@@ -215,9 +215,9 @@ class GaussNewton(torch.optim.Optimizer):
         self.blocks.append(block)
 
     def system(self) -> tuple[Hierarchical, Preconditioner]:
-        """The linear system of the tracks added so far."""
+        """The linear system of the tracks added so far, which are then forgotten."""
         assert self._sensors is not None
-        problem = Problem(self._sensors, self.blocks)
+        problem = Problem(self._sensors, self.blocks, consume=True)
         self.n_hits = problem.hits()
         hierarchy = Hierarchical(
             problem, self._levels, prior_weight(self.sensor_prior), self.n_hits >= self.min_hits
@@ -247,9 +247,9 @@ class GaussNewton(torch.optim.Optimizer):
         self.blocks = []
 
     @torch.no_grad()
-    def error_draw(self, seed: int = 0) -> Tensor:
-        """A draw of the answer's statistical errors (sensors, dof), from the tracks added so far."""
-        hierarchy, preconditioner = self.system()
+    def error_draw(self, system: tuple[Hierarchical, Preconditioner], seed: int = 0) -> Tensor:
+        """A draw of the statistical errors (sensors, dof) of the answer to a linear system."""
+        hierarchy, preconditioner = system
         solution = conjugate_gradients(
             hierarchy, hierarchy.noise(seed), preconditioner, self.tolerance, self.max_iterations
         )

@@ -116,19 +116,12 @@ def test_the_best_checkpoint_is_that_of_the_lowest_validation(barrel_file, tmp_p
     assert torch.equal(theta_of(tmp_path), places[-1])
 
 
-class Faster(L.Callback):
-    """Sets an absurd learning rate, which a checkpoint would otherwise set back."""
-
-    def on_train_start(self, trainer, module):
-        trainer.optimizers[0].param_groups[0]["lr"] = 1.0
-
-
 def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(barrel_file, tmp_path):
     fitted(tmp_path, *problem_of(barrel_file, OPTIMIZERS["sgd"], max_tracks=240), epochs=2)
     good = theta_of(tmp_path)
     module, data = problem_of(barrel_file, partial(torch.optim.SGD, lr=1.0))
     with pytest.raises(ConvergenceError, match=r"epoch 2, events \[\d+.*; the last good checkpoint is kept"):
-        fitted(tmp_path, module, data, epochs=4, resume=tmp_path, callbacks=(Faster(),))
+        fitted(tmp_path, module, data, epochs=4, resume=tmp_path)
     assert torch.equal(theta_of(tmp_path), good)
     assert good.isfinite().all()
 
@@ -137,3 +130,19 @@ def test_what_a_trainer_does_not_take_is_an_error_of_the_configuration(tmp_path)
     for options, early_stop in (({"max_epoch": 3}, None), ({"accelerator": "abacus"}, None), ({}, {"patient": 3})):
         with pytest.raises(ConfigError, match="^trainer: "):
             make_trainer(tmp_path, options, [], early_stop)
+
+
+def test_a_run_that_goes_on_does_so_with_the_options_that_it_is_given_now(barrel_file, tmp_path):
+    fitted(tmp_path, *problem_of(barrel_file, OPTIMIZERS["sgd"]), epochs=1)
+    before = theta_of(tmp_path)
+    module, data = problem_of(barrel_file, partial(torch.optim.SGD, lr=1e-30))
+    fitted(tmp_path, module, data, epochs=2, resume=tmp_path)
+    assert torch.allclose(module.sensors.theta, before, rtol=1e-12)
+
+
+def test_another_optimizer_goes_on_from_where_the_first_one_came(barrel_file, tmp_path):
+    first = fitted(tmp_path, *problem_of(barrel_file, OPTIMIZERS["sgd"]), epochs=1).history
+    module, data = problem_of(barrel_file, OPTIMIZERS["gauss_newton"])
+    history = fitted(tmp_path, module, data, epochs=2, resume=tmp_path).history
+    assert history[0] == first[0]
+    assert history[1]["val/chi2_per_ndf"] < 0.3 * history[0]["val/chi2_per_ndf"]

@@ -17,7 +17,7 @@ from torch import Tensor
 from alignnet.cli.app import build
 from alignnet.cli.detector import detector_of
 from alignnet.data.datamodule import AlignmentData
-from alignnet.data.root import has_misalignment, read_misalignment
+from alignnet.data.root import check_same_sensors, has_misalignment, read_misalignment
 from alignnet.data.root_alignment import read_alignment
 from alignnet.errors import ConfigError
 from alignnet.evaluation.summary import Evaluation
@@ -48,6 +48,7 @@ def load_problem(config: DictConfig) -> AlignmentProblem:
     """
     files = _files(config)
     detector = detector_of(config.detector, files)
+    check_same_sensors(files[0], detector)
     sensors = SensorLayer.of(detector, config.sensors.parametrisation)
     with values_of("sensors.fixed"):
         set_free(sensors, detector, **plain(config.sensors.fixed))

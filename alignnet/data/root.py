@@ -35,6 +35,7 @@ __all__ = [
     "EVENT_STRIDE",
     "AlignmentTable",
     "SimulationWriter",
+    "check_same_sensors",
     "has_misalignment",
     "iterate_tracks",
     "read_alignment",
@@ -118,6 +119,24 @@ def has_misalignment(path: str | Path) -> bool:
         SchemaError: there is no such file, or it is not a ROOT file.
     """
     return has_tree(path, "misalignment")
+
+
+def check_same_sensors(path: str | Path, detector: Detector) -> None:
+    """Refuse a file whose own tree `sensors`, where it has one, calls the detector's identifiers otherwise.
+
+    Raises:
+        SchemaError: names the first such sensor, and the way to take the file's own detector.
+    """
+    if not has_tree(path, "sensors"):
+        return
+    table = Table(path, "sensors", ("sensor_id", "name"), ())
+    rows = detector.rows(table.numbers("sensor_id", "integer"))
+    for entry, (row, name) in enumerate(zip(rows.tolist(), table.text("name"), strict=True)):
+        if row >= 0 and detector.names[row] != name:
+            raise SchemaError(
+                f"{path}: tree sensors, entry {entry}: {name!r} has the identifier of {detector.names[row]!r} "
+                f"in detector {detector.name}; the file is of another detector: use detector=file"
+            )
 
 
 def read_misalignment(path: str | Path, detector: Detector) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import awkward as ak
 import numpy as np
@@ -14,6 +15,7 @@ import uproot
 from alignnet.data.atomic import replacing
 from alignnet.data.root import (
     SimulationWriter,
+    check_same_sensors,
     has_misalignment,
     read_alignment,
     read_alignment_table,
@@ -24,10 +26,13 @@ from alignnet.data.root import (
     write_alignment,
     write_simulation,
 )
+from alignnet.data.simulate import Simulation
+from alignnet.data.sources import Beam
 from alignnet.data.tracks import Tracks, concatenate
 from alignnet.errors import ConfigError, GeometryError, SchemaError
 from alignnet.geometry import rigid
 from alignnet.geometry.detector import Scatterers
+from alignnet.geometry.its2 import its2
 from alignnet.geometry.telescope import telescope
 
 METADATA = {"generator": "test", "seed": 1}
@@ -407,3 +412,14 @@ def test_an_alignment_that_does_not_fit_is_refused(changes, message, tmp_path):
 def test_the_written_metadata_is_plain_json(file):
     with uproot.open(file) as opened:
         assert json.loads(str(opened["metadata"]))["seed"] == 1
+
+
+def test_a_file_of_another_detector_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "beam.root"
+    planes = telescope([0.0, 1.0, 2.0], 1.0, 1.0)
+    six = torch.zeros(3, 6, dtype=torch.float64)
+    tracks = Simulation(Beam(), planes).generate(20)
+    write_simulation(path, planes, tracks, six, {"generator": "test", "seed": 0})
+    check_same_sensors(path, planes)
+    with pytest.raises(SchemaError, match="use detector=file"):
+        check_same_sensors(path, its2())

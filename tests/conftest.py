@@ -17,6 +17,7 @@ from hypothesis import settings
 from small_detectors import GUN, barrel, random_local, simulated
 
 from alignnet.data.root import write_simulation
+from alignnet.evaluation.summary import Evaluation
 
 SEED = 20260101
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -69,3 +70,9 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations in this process draw nothing, which is most of their time."""
+    monkeypatch.setattr(Evaluation, "draw", lambda *arguments: None)

@@ -134,8 +134,9 @@ def check_same_sensors(path: str | Path, detector: Detector) -> None:
     for entry, (row, name) in enumerate(zip(rows.tolist(), table.text("name"), strict=True)):
         if row >= 0 and detector.names[row] != name:
             raise SchemaError(
-                f"{path}: tree sensors, entry {entry}: {name!r} has the identifier of {detector.names[row]!r} "
-                f"in detector {detector.name}; the file is of another detector: use detector=file"
+                f"{path}: tree sensors, entry {entry}: {name!r} has the identifier of "
+                f"{detector.names[row]!r} in detector {detector.name}; the file is of another detector: "
+                "use detector=file"
             )
 
 

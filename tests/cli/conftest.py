@@ -10,8 +10,6 @@ import pytest
 import torch
 from training_runs import SMALL, finish, run, start, stop
 
-from alignnet.evaluation.summary import Evaluation
-
 
 class Trained(NamedTuple):
     """A run and how it came about."""
@@ -42,9 +40,3 @@ def trained(barrel_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
     killed = torch.load(last, weights_only=True)["epoch"] + 1
     printed = run("train", f"resume={folder}", f"trainer.max_epochs={killed + 2}", folder=home)
     return Trained(folder, overrides, killed, killed + 2, printed)
-
-
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Evaluations in this process draw nothing, which is most of their time."""
-    monkeypatch.setattr(Evaluation, "draw", lambda *arguments: None)

@@ -1,0 +1,141 @@
+"""`alignnet evaluate`: a run evaluated again gives its own numbers, and other tracks give others."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from small_detectors import BEAM, GUN, planes, simulated
+from training_runs import evaluate
+
+from alignnet.cli.app import CONF, errors_in_one_line
+from alignnet.data.datamodule import AlignmentData
+from alignnet.data.root import read_detector, read_misalignment, read_tracks, write_simulation
+
+
+@pytest.fixture
+def run(trained, tmp_path, no_pictures) -> Path:
+    """A copy of the run, so that each test evaluates it afresh."""
+    return shutil.copytree(trained.folder, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+
+
+@pytest.fixture
+def other_file(barrel_file, tmp_path) -> Path:
+    """Further tracks in the same misaligned detector."""
+    detector = read_detector(barrel_file)
+    local = read_misalignment(barrel_file, detector)
+    path = tmp_path / "other.root"
+    tracks = simulated(detector, GUN, 100, local, seed=77)
+    write_simulation(path, detector, tracks, local, {"generator": "tests", "seed": 77})
+    return path
+
+
+def numbers(run: Path, folder: str = "evaluation") -> dict:
+    return json.loads((run / folder / "metrics.json").read_text())
+
+
+def flat(node, prefix=""):
+    """Every number of nested tables, by its path."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    found = {k: v for key, value in items for k, v in flat(value, f"{prefix}/{key}").items()}
+    return found if isinstance(node, dict | list) else {prefix: math.nan if node is None else node}
+
+
+def test_a_run_on_its_own_tracks_gives_its_own_numbers(run):
+    evaluate(f"run={run}")
+    again, trained = numbers(run), numbers(run, ".")
+    own = ("residuals", "truth", "truth_rigid_only", "truth_layer_rigid", "dca", "chi2_per_ndf", "n_tracks")
+    for key in (*own, "chi2_per_ndf_before", "chi2_per_ndf_ideal", "n_aligned"):
+        assert flat(again[key]) == pytest.approx(flat(trained[key]), rel=1e-9, nan_ok=True)
+    assert again["truth"]["layer0"]["u"]["limit_um"] > 0
+    assert again["seconds"] > 0
+    assert again["peak_memory_mb"] > 100
+
+
+def test_other_tracks_give_other_numbers_of_the_same_alignment(run, other_file):
+    evaluate(f"run={run}", f"data.files=[{other_file}]", "+evaluation.max_tracks=null")
+    other, trained = numbers(run), numbers(run, ".")
+    config = OmegaConf.load(run / ".hydra" / "config.yaml")
+    assert other["n_tracks"] == min(config.data.max_tracks, len(read_tracks(other_file, read_detector(other_file))))
+    assert other["chi2_per_ndf"] != trained["chi2_per_ndf"]
+    assert other["chi2_per_ndf_ideal"] < other["chi2_per_ndf"] < 0.5 * other["chi2_per_ndf_before"]
+    assert flat(other["truth"]) == pytest.approx(flat(trained["truth"]), rel=1e-6)  # of the sensors, not of tracks
+
+
+def test_without_the_truth_residuals_remain(run, other_file, barrel_file, tmp_path):
+    detector = read_detector(barrel_file)
+    tracks = read_tracks(other_file, detector)
+    path = tmp_path / "data.root"
+    write_simulation(path, detector, tracks, None, {"generator": "tests", "seed": None})
+    evaluate(f"run={run}", f"data.files=[{path}]")
+    metrics = numbers(run)
+    assert "truth" not in metrics
+    assert metrics["chi2_per_ndf_ideal"] is None
+    assert set(metrics["dca"]) == {"before", "after"}
+    assert metrics["residuals"]["layer0"]["u"]["width_um"] > 0
+
+
+def test_one_part_of_the_events_can_be_evaluated(run, barrel_file):
+    config = OmegaConf.load(run / ".hydra" / "config.yaml")
+    data = AlignmentData(
+        [str(barrel_file)], read_detector(barrel_file), split=config.data.split, seed=config.seed,
+        max_tracks=config.data.max_tracks,
+    )  # fmt: skip
+    counts = {}
+    for part in ("train", "validation", "test"):
+        evaluate(f"run={run}", f"+evaluation.part={part}")
+        counts[part] = numbers(run)["n_tracks"]
+        assert counts[part] == len(data.part(part))
+    assert sum(counts.values()) == 300
+
+
+def test_a_run_is_found_from_another_folder_with_the_relative_names_it_was_started_with(
+    run, barrel_file, tmp_path, monkeypatch
+):
+    shutil.copy(barrel_file, tmp_path / "tracks.root")
+    config = OmegaConf.load(run / ".hydra" / "config.yaml")
+    config.data.files = ["tracks.root"]
+    OmegaConf.save(config, run / ".hydra" / "config.yaml")
+    OmegaConf.save({"hydra": {"runtime": {"cwd": str(tmp_path)}}}, run / ".hydra" / "hydra.yaml")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    evaluate("run=../run")
+    assert numbers(run)["chi2_per_ndf"] == pytest.approx(numbers(run, ".")["chi2_per_ndf"], rel=1e-9)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
+    with pytest.raises(SystemExit) as exit_code, errors_in_one_line(CONF, "evaluate"):
+        evaluate(*overrides)
+    assert exit_code.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("alignnet: error: ")
+    assert line.count("\n") == 1
+    return line.removeprefix("alignnet: error: ").rstrip()
+
+
+def test_a_folder_that_is_no_run_is_one_line(tmp_path, capsys):
+    assert refused(capsys, "run=nowhere").startswith("run is nowhere: no such folder; give that of a training run")
+    assert refused(capsys, f"run={tmp_path}").startswith(f"{tmp_path}: not the folder of a training run")
+    assert refused(capsys) == "run has no value: give one, run=..."
+
+
+def test_a_run_that_has_not_finished_is_one_line_that_says_how_to_go_on(run, capsys):
+    (run / "alignment.root").unlink()
+    assert refused(capsys, f"run={run}").endswith(f"go on with alignnet train resume={run}")
+
+
+def test_misspelt_settings_are_one_line(run, capsys):
+    assert "prat" in refused(capsys, f"run={run}", "+evaluation.prat=test")
+    assert refused(capsys, f"run={run}", "+evaluation.part=best").startswith("evaluation.part is 'best'; choose")
+
+
+def test_tracks_of_another_detector_are_refused(run, tmp_path, capsys):
+    detector, path = planes(6), tmp_path / "planes.root"
+    tracks = simulated(detector, BEAM, 20, seed=1)
+    write_simulation(path, detector, tracks, None, {"generator": "tests", "seed": 1})
+    assert str(path) in refused(capsys, f"run={run}", f"data.files=[{path}]")
+    assert not (run / "evaluation").exists()

@@ -1,0 +1,121 @@
+"""Every option of conf/ names arguments that exist, every experiment composes, and every choice trains."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+from hydra.utils import get_object
+from lightning import Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from omegaconf import DictConfig, OmegaConf
+from training_runs import SMALL, configured, theta_of, train
+
+from alignnet.cli.app import CONF, build
+from alignnet.data.datamodule import AlignmentData
+from alignnet.sensors.constraints import set_free
+
+COMMANDS = ("train", "evaluate", "simulate", "export", "convert")
+OPTIONS = sorted(path.relative_to(CONF) for path in Path(CONF).glob("*/*.yaml"))
+LEAVES = [option for option in OPTIONS if option.parts[0] not in ("experiment", "sample")]
+
+
+def options(group):
+    return sorted(path.stem for path in Path(CONF, group).glob("*.yaml"))
+
+
+def calls(node):
+    """Every constructor call in a node: its target and the names of the arguments."""
+    if isinstance(node, DictConfig) and "_target_" in node:
+        yield node._target_, [key for key in node if not key.startswith("_")]
+    for child in node.values() if isinstance(node, DictConfig) else node if OmegaConf.is_list(node) else ():
+        yield from calls(child)
+
+
+@pytest.mark.parametrize("option", LEAVES, ids=str)
+def test_an_option_names_arguments_that_its_target_has(option):
+    found = list(calls(OmegaConf.load(Path(CONF) / option)))
+    assert found or option == Path("detector/file.yaml")
+    for target, names in found:
+        takes = inspect.signature(get_object(target)).parameters
+        assert set(names) <= set(takes), f"{target} takes {', '.join(takes)}"
+
+
+def test_the_sections_of_a_training_name_arguments_that_exist():
+    config = configured("train")
+    for section, takes in (
+        (config.data, AlignmentData),
+        (config.sensors.fixed, set_free),
+        (config.trainer, Trainer),
+        (config.early_stop, EarlyStopping),
+    ):
+        assert set(section) <= set(inspect.signature(takes).parameters)
+
+
+def test_an_option_gives_every_argument_that_has_a_default():
+    """What a user may change is in the file, so that `--cfg job` shows it."""
+    for option in LEAVES:
+        for target, names in calls(OmegaConf.load(Path(CONF) / option)):
+            if not target.startswith("alignnet.") or "misalignment" in str(option):
+                continue
+            takes = inspect.signature(get_object(target)).parameters.values()
+            known = {p.name for p in takes if p.kind is not p.VAR_KEYWORD and p.default is not p.empty}
+            handed_over = {"noise", "weights"} if target.endswith("HelixChi2") else set()
+            assert known - handed_over <= set(names), option
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_composes(command):
+    config = configured(command, hydra=True)
+    assert config.hydra.help.header
+    assert config.hydra.help.footer
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_an_experiment_composes_and_its_parts_can_be_built(experiment):
+    config = configured("train", f"experiment={experiment}")
+    assert config.data.files
+    for target, names in calls(config):
+        assert set(names) <= set(inspect.signature(get_object(target)).parameters)
+    build(config.optimizer)
+
+
+@pytest.mark.parametrize("sample", options("sample"))
+def test_a_sample_composes(sample):
+    config = configured("simulate", f"sample={sample}")
+    assert str(config.output).endswith(".root")
+
+
+def test_every_group_is_tried_here():
+    assert {option.parts[0] for option in OPTIONS} == {
+        "averaging", "detector", "experiment", "loss", "misalignment", "optimizer", "sample", "source",
+    }  # fmt: skip
+
+
+CHOICES = [
+    *(f"optimizer={name}" for name in options("optimizer")),
+    *(f"loss={name}" for name in options("loss")),
+    *(f"averaging={name}" for name in options("averaging")),
+    *(f"sensors.parametrisation={name}" for name in ("global", "affine")),
+    *(f"loss.vertex={name}" for name in ("fitted", "absent")),
+    *(f"loss.weights.kind={name}" for name in ("huber", "cauchy", "cut")),
+    "loss.normalisation=event", "loss.precision=float32", "optimizer.precision=float32",
+    "sensors.fixed.layers=[0]", "data.split=[1,0,0]", "early_stop=null",
+]  # fmt: skip
+NEEDED = {
+    "averaging=partition": ("optimizer=sgd", "data.partitioned=true"),
+    "sensors.parametrisation=affine": ("optimizer=preconditioned_sgd",),
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_choice_trains(choice, barrel_file, tmp_path, no_pictures):
+    few = ("data.max_tracks=120", "data.batch_size=10", "trainer.max_epochs=1")
+    keys = {key.partition("=")[0] for key in few}
+    small = [option for option in SMALL if option.partition("=")[0] not in keys]
+    train(tmp_path, f"data.files=[{barrel_file}]", *small, *few, choice, *NEEDED.get(choice, ()))
+    theta = theta_of(tmp_path)
+    assert theta.isfinite().all()
+    assert theta.abs().max() > 0
+    assert {path.name for path in tmp_path.iterdir()} >= {"alignment.root", "metrics.json", "checkpoints"}

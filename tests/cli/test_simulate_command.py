@@ -78,12 +78,12 @@ def test_the_detector_of_a_file_is_the_one_that_was_written_to_it(tmp_path):
 def test_a_sample_sets_keys_that_the_command_line_changes_again(tmp_path):
     config = configured("sample=its2_demo", "n_events=3")
     assert (config.n_events, config.output) == (3, "outputs/samples/its2_demo.root")
-    assert configured("sample=its2_demo").n_events * config.source.n_tracks_per_event == 100_000
-    assert "half_barrel" in config.misalignment.levels
+    assert configured("sample=its2_demo").n_events * config.source.n_tracks_per_event == 160_000
+    assert config.misalignment.levels.stave.translation == 10e-4  # another than misalignment=stave_chip has
     detector, tracks, six = simulate(tmp_path / "a.root", "sample=its2_demo", "n_events=3")
     assert detector.name == "ITS2"
     assert len(tracks) == 24
-    assert six.std(0)[:3].min() > 20e-4
+    assert 8e-4 < six.std(0)[:3].min() < 14e-4  # 10 µm of staves and 5 µm of chips
 
 
 @pytest.mark.parametrize("source", ["gun", "beam", "cosmics"])

@@ -55,7 +55,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def barrel_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """150 collisions in a barrel of 24 sensors, some 30 µm and 0.2 mrad off their places: tracks and truth."""
+    """150 collisions in a barrel of 24 sensors, 30 µm and 0.2 mrad off their places: tracks and truth."""
     path = tmp_path_factory.mktemp("barrel") / "barrel.root"
     detector = barrel()
     local = random_local(len(detector), 30e-4, 0.2e-3, seed=2)

@@ -61,7 +61,13 @@ def test_an_option_gives_every_argument_that_has_a_default():
                 continue
             takes = inspect.signature(get_object(target)).parameters.values()
             known = {p.name for p in takes if p.kind is not p.VAR_KEYWORD and p.default is not p.empty}
-            elsewhere = {"noise", "weights"} if "loss" in str(option) else {"kind"} if "source" in str(option) else set()
+            elsewhere = (
+                {"noise", "weights"}
+                if "loss" in str(option)
+                else {"kind"}
+                if "source" in str(option)
+                else set()
+            )
             assert known - elsewhere <= set(names), option
 
 

@@ -43,7 +43,10 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def problem_of(
-    file: Path, optimizer: Callable[..., torch.optim.Optimizer], parametrisation: str = "local", **options: Any
+    file: Path,
+    optimizer: Callable[..., torch.optim.Optimizer],
+    parametrisation: str = "local",
+    **options: Any,
 ) -> tuple[AlignmentModule, AlignmentData]:
     """A module and data of a file; options are those of the data."""
     detector = read_detector(file)

@@ -98,7 +98,7 @@ class Evaluation:
         sensors.set_local(self.after)
         small = []
         with torch.no_grad():
-            for batch in self.batches():
+            for batch in event_batches(self.tracks, self.detector):  # in the order of the tracks
                 chi2 = self.loss(sensors, batch)
                 small.append(
                     (chi2.track + chi2.vertex <= (self.max_chi2_per_ndf or 0.0) * chi2.ndf) & chi2.fit.ok

@@ -60,10 +60,14 @@ def test_other_tracks_give_other_numbers_of_the_same_alignment(run, other_file):
     evaluate(f"run={run}", f"data.files=[{other_file}]", "+evaluation.max_tracks=null")
     other, trained = numbers(run), numbers(run, ".")
     config = OmegaConf.load(run / ".hydra" / "config.yaml")
-    assert other["n_tracks"] == min(config.data.max_tracks, len(read_tracks(other_file, read_detector(other_file))))
+    assert other["n_tracks"] == min(
+        config.data.max_tracks, len(read_tracks(other_file, read_detector(other_file)))
+    )
     assert other["chi2_per_ndf"] != trained["chi2_per_ndf"]
     assert other["chi2_per_ndf_ideal"] < other["chi2_per_ndf"] < 0.5 * other["chi2_per_ndf_before"]
-    assert flat(other["truth"]) == pytest.approx(flat(trained["truth"]), rel=1e-6)  # of the sensors, not of tracks
+    assert flat(other["truth"]) == pytest.approx(
+        flat(trained["truth"]), rel=1e-6
+    )  # of the sensors, not of tracks
 
 
 def test_without_the_truth_residuals_remain(run, other_file, barrel_file, tmp_path):
@@ -118,7 +122,9 @@ def refused(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
 
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path, capsys):
-    assert refused(capsys, "run=nowhere").startswith("run is nowhere: no such folder; give that of a training run")
+    assert refused(capsys, "run=nowhere").startswith(
+        "run is nowhere: no such folder; give that of a training run"
+    )
     assert refused(capsys, f"run={tmp_path}").startswith(f"{tmp_path}: not the folder of a training run")
     assert refused(capsys) == "run has no value: give one, run=..."
 
@@ -130,7 +136,9 @@ def test_a_run_that_has_not_finished_is_one_line_that_says_how_to_go_on(run, cap
 
 def test_misspelt_settings_are_one_line(run, capsys):
     assert "prat" in refused(capsys, f"run={run}", "+evaluation.prat=test")
-    assert refused(capsys, f"run={run}", "+evaluation.part=best").startswith("evaluation.part is 'best'; choose")
+    assert refused(capsys, f"run={run}", "+evaluation.part=best").startswith(
+        "evaluation.part is 'best'; choose"
+    )
 
 
 def test_tracks_of_another_detector_are_refused(run, tmp_path, capsys):

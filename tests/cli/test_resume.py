@@ -26,10 +26,14 @@ def run(tmp_path):
 def test_a_run_that_was_killed_goes_on_to_the_same_numbers_bit_by_bit(trained, tmp_path, no_pictures):
     train(tmp_path, *trained.overrides, "figure_every=0", f"trainer.max_epochs={trained.epochs}")
     assert torch.equal(theta_of(trained.folder), theta_of(tmp_path))
-    found, expected = (read_alignment_table(folder / "alignment.root") for folder in (trained.folder, tmp_path))
+    found, expected = (
+        read_alignment_table(folder / "alignment.root") for folder in (trained.folder, tmp_path)
+    )
     assert (found.local == expected.local).all()
     assert (found.error == expected.error).all()
-    resumed, whole = (json.loads((folder / "metrics.json").read_text()) for folder in (trained.folder, tmp_path))
+    resumed, whole = (
+        json.loads((folder / "metrics.json").read_text()) for folder in (trained.folder, tmp_path)
+    )
     for key in ("chi2_per_ndf", "chi2_per_ndf_before", "residuals", "truth", "dca", "n_tracks"):
         assert resumed[key] == whole[key]
     assert [row["epoch"] for row in resumed["history"]] == list(range(trained.epochs))
@@ -56,7 +60,9 @@ def test_overrides_of_the_run_come_first_and_new_ones_win(run):
 
 def test_a_run_that_goes_on_twice_has_every_override_once(run):
     first = continued([f"resume={run}", "trainer.max_epochs=9"])
-    OmegaConf.save([item for item in first if not item.startswith("hydra.")], run / ".hydra" / "overrides.yaml")
+    OmegaConf.save(
+        [item for item in first if not item.startswith("hydra.")], run / ".hydra" / "overrides.yaml"
+    )
     second = continued([f"resume={run}", "trainer.max_epochs=12"])
     keys = [item.partition("=")[0] for item in second]
     assert len(keys) == len(set(keys))
@@ -78,5 +84,7 @@ def test_without_a_run_to_go_on_from_arguments_stay_as_they_are(arguments):
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"not the folder of a training run, it has no \.hydra/overrides"):
+    with pytest.raises(
+        CheckpointError, match=r"not the folder of a training run, it has no \.hydra/overrides"
+    ):
         continued([f"resume={tmp_path}"])

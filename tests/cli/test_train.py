@@ -17,7 +17,6 @@ from training_runs import SMALL, finish, run, start, theta_of, train
 from alignnet.cli.app import CONF, errors_in_one_line
 from alignnet.data.datamodule import AlignmentData
 from alignnet.data.root import read_alignment, read_alignment_table, read_detector, read_misalignment
-from alignnet.errors import CheckpointError, ConvergenceError
 from alignnet.geometry.recovery import Recovery, difference
 
 TWO_PROCESSES = ("trainer.devices=2", "trainer.strategy=ddp")
@@ -35,7 +34,13 @@ def test_a_run_leaves_its_answer_its_numbers_its_pictures_and_how_to_repeat_it(t
     events = {name for name in found if name.startswith("tensorboard/events.out.tfevents.")}
     pictures = {name for name in found if name.startswith("evaluation/") and name.endswith(".png")}
     assert events
-    assert {"evaluation/residuals.png", "evaluation/truth.png", "evaluation/dca.png"} <= pictures
+    names = ("residuals", "residual_histograms", "truth", "dca", "convergence")
+    layers = {f"evaluation/corrections_layer{layer}.png" for layer in range(4)}
+    assert pictures == layers | {f"evaluation/{name}.png" for name in names}
+    for name in pictures:
+        content = (trained.folder / name).read_bytes()
+        assert content.startswith(b"\x89PNG")
+        assert content.endswith(b"IEND\xaeB\x60\x82")
     assert found - events - pictures == {
         "alignment.root", "metrics.json", "train.log", "checkpoints/last.ckpt", "checkpoints/best.ckpt",
         "tensorboard/hparams.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/hydra.yaml",
@@ -46,7 +51,10 @@ def test_a_run_says_how_it_goes_and_how_well_it_did(trained):
     lines = trained.printed.splitlines()
     assert lines[0].startswith("small barrel: 24 sensors, 300 tracks from ")
     epochs = [line for line in lines if line.startswith("epoch ")]
-    assert [line.partition(":")[0] for line in epochs] == [f"epoch {trained.killed}", f"epoch {trained.killed + 1}"]
+    assert [line.partition(":")[0] for line in epochs] == [
+        f"epoch {trained.killed}",
+        f"epoch {trained.killed + 1}",
+    ]
     assert all(" train χ²/ndf " in line and ", val χ²/ndf " in line and " µm" in line for line in epochs)
     assert any(line.startswith("Remaining misalignment") for line in lines)
     assert any(line.startswith("χ²/ndf: before ") for line in lines)
@@ -90,7 +98,9 @@ def test_the_answer_is_nearer_to_the_truth_by_what_the_numbers_say(trained, barr
     for layer, values in per_layer.items():
         for value, coordinate in zip(values, "uvw", strict=True):
             assert rows[f"layer{layer}"][coordinate]["after_um"] == pytest.approx(value * 1e4, rel=1e-9)
-    assert all(rows[f"layer{k}"]["u"]["after_um"] < 0.7 * rows[f"layer{k}"]["u"]["before_um"] for k in range(3))
+    assert all(
+        rows[f"layer{k}"]["u"]["after_um"] < 0.7 * rows[f"layer{k}"]["u"]["before_um"] for k in range(3)
+    )
 
 
 def test_tensorboard_has_the_cost_by_parts_the_residuals_and_what_remains(trained):
@@ -124,7 +134,12 @@ def few(barrel_file) -> tuple[str, ...]:
     data.setup()
     n_events = len(data.rows["train"])
     assert n_events % size == 1
-    options = (f"data.files=[{barrel_file}]", *SMALL, f"data.batch_size={size}", f"data.max_tracks={n_tracks}")
+    options = (
+        f"data.files=[{barrel_file}]",
+        *SMALL,
+        f"data.batch_size={size}",
+        f"data.max_tracks={n_tracks}",
+    )
     return (*[o for o in options if o != "data.batch_size=20"], f"data.split={split}", "trainer.max_epochs=2")
 
 
@@ -148,7 +163,9 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert others["chi2_per_ndf"] == pytest.approx(numbers["chi2_per_ndf"], rel=1e-6)
     for row, twin in zip(numbers["history"], others["history"], strict=True):
         exact = [key for key in row if not key.startswith(("solver/", "train/gradient", "train/largest"))]
-        assert {key: twin[key] for key in exact} == pytest.approx({key: row[key] for key in exact}, rel=1e-4, abs=1e-6)
+        assert {key: twin[key] for key in exact} == pytest.approx(
+            {key: row[key] for key in exact}, rel=1e-4, abs=1e-6
+        )
 
 
 def test_two_processes_do_what_one_does_with_the_joint_batch(few, tmp_path, no_pictures):
@@ -201,7 +218,12 @@ def test_a_run_on_two_processes_goes_on_to_the_same_numbers(few, tmp_path, no_pi
 
 @pytest.mark.slow
 def test_averaging_of_partitions_comes_as_far_as_one_process(few, tmp_path, no_pictures):
-    how = ("optimizer=preconditioned_sgd", "averaging=partition", "data.partitioned=true", "averaging.period=2")
+    how = (
+        "optimizer=preconditioned_sgd",
+        "averaging=partition",
+        "data.partitioned=true",
+        "averaging.period=2",
+    )
     run("train", *few, *how, *TWO_PROCESSES, "trainer.max_epochs=4", "hydra.run.dir=two", folder=tmp_path)
     train(tmp_path / "one", *few, *how[:1], "trainer.max_epochs=4")
     one, two = (metrics_of(tmp_path / name)["chi2_per_ndf"] for name in ("one", "two"))
@@ -226,7 +248,9 @@ def refused(folder: Path, capsys: pytest.CaptureFixture[str], *overrides: str) -
     return line.removeprefix("alignnet: error: ").rstrip()
 
 
-def test_a_run_that_diverges_names_the_events_and_keeps_the_last_good_checkpoint(few, tmp_path, capsys, no_pictures):
+def test_a_run_that_diverges_names_the_events_and_keeps_the_last_good_checkpoint(
+    few, tmp_path, capsys, no_pictures
+):
     train(tmp_path, *few, "optimizer=sgd", "optimizer.lr=1e-9", "trainer.max_epochs=1")
     good = theta_of(tmp_path)
     for name in ("alignment.root", "metrics.json"):
@@ -269,7 +293,9 @@ BAD_FILES = {
     "not ROOT": (lambda s, t: t.write_text("event,u,v\n1,2,3\n"), "it is not one, or damaged"),
     "truncated": (lambda s, t: t.write_bytes(s.read_bytes()[: s.stat().st_size // 2]), "damaged"),
     "empty": (lambda s, t: t.write_bytes(b""), "cannot be read as a ROOT file"),
-    "a branch is missing": (lambda s, t: rewritten(s, t, hit_sigma_u=None), "tree tracks has no branch hit_sigma_u"),
+    "a branch is missing": (
+        lambda s, t: rewritten(s, t, hit_sigma_u=None), "tree tracks has no branch hit_sigma_u",
+    ),
     "unknown sensor": (
         lambda s, t: rewritten(s, t, hit_sensor=first_hit(999)),
         "branch hit_sensor, entry 4, hit 0: found 999, expected a sensor_id of detector small barrel",
@@ -294,8 +320,8 @@ BAD_FILES = {
         lambda s, t: rewritten(
             s, t, **dict.fromkeys(("vertex_cov", "truth_hit_u", "truth_hit_v"), None),
             **{n: lambda c: c[:0] for n in (
-                "event", "hit_sensor", "hit_u", "hit_v", "hit_sigma_u", "hit_sigma_v", "vertex", "p", "mass", "kind",
-                "truth_position", "truth_momentum", "truth_q", "truth_pdg")},
+                "event", "hit_sensor", "hit_u", "hit_v", "hit_sigma_u", "hit_sigma_v", "vertex", "p", "mass",
+                "kind", "truth_position", "truth_momentum", "truth_q", "truth_pdg")},
         ),
         "tree tracks is empty",
     ),
@@ -380,7 +406,9 @@ def telescope_run(tmp_path_factory) -> dict:
 
 def test_planes_in_a_real_beam_end_where_their_residuals_are_as_wide_as_they_should_be(telescope_run):
     """FE-I4 pixels of 50 µm along v; along u they are 250 µm long, and their residuals are no Gaussians."""
-    before = [abs(row[c]["unbiased_before_mean_um"]) for row in telescope_run["residuals"].values() for c in "uv"]
+    before = [
+        abs(row[c]["unbiased_before_mean_um"]) for row in telescope_run["residuals"].values() for c in "uv"
+    ]
     assert max(before) > 1000
     for row in telescope_run["residuals"].values():
         v, u = row["v"], row["u"]

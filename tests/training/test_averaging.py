@@ -75,7 +75,9 @@ def recorded(barrel_file, tmp_path_factory) -> dict[str, list[dict[str, Any]]]:
     finally:
         for process in context.processes:
             process.kill()
-    found = {name: [torch.load(folder / f"{name}{rank}.pt") for rank in (0, 1)] for name in ("sizes", "given")}
+    found = {
+        name: [torch.load(folder / f"{name}{rank}.pt") for rank in (0, 1)] for name in ("sizes", "given")
+    }
     return found | {"folder": folder}
 
 
@@ -90,7 +92,9 @@ def test_partitions_are_disjoint_and_stay_as_they_are(recorded):
 def test_every_rank_descends_its_own_gradient(recorded, weights):
     for rank in recorded[weights]:
         for step in rank["steps"]:
-            assert torch.allclose(step["used"], step["own"], rtol=1e-12, atol=1e-12 * float(step["own"].abs().max()))
+            assert torch.allclose(
+                step["used"], step["own"], rtol=1e-12, atol=1e-12 * float(step["own"].abs().max())
+            )
     first, second = (rank["steps"][0]["used"] for rank in recorded[weights])
     assert (first - second).norm() > 0.1 * first.norm()
 
@@ -139,7 +143,9 @@ def test_batches_of_a_partition_cover_it_once_an_epoch_in_any_order():
             sampler.set_epoch(epoch)
             epochs.append([event for batch in sampler for event in batch])
         assert epochs[0] != epochs[1]
-        assert all(len(set(epoch)) == len(epoch) and set(epoch) <= set(rows[rank::3].tolist()) for epoch in epochs)
+        assert all(
+            len(set(epoch)) == len(epoch) and set(epoch) <= set(rows[rank::3].tolist()) for epoch in epochs
+        )
         orders.append(len(sampler))
     assert len(set(orders)) == 1  # ranks that take part in the same number of averages
 

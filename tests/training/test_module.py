@@ -1,4 +1,4 @@
-"""What a training step is: the cost it reports, what it moves, and the events it names when it cannot go on."""
+"""What a training step is: the cost that it reports, what it moves, and the events that it names."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def test_the_numbers_of_an_epoch_are_those_of_the_evaluation(barrel_file, tmp_pa
     for i, layer in enumerate(after.layers):
         for k, name in enumerate("uv"):
             mean, width = after.biased.mean[i, k] / UM, after.biased.width[i, k] / UM
-            assert row[f"residual_mean_um/layer{layer}_{name}"] == pytest.approx(float(mean), rel=1e-4, abs=1e-4)
+            assert row[f"residual_mean_um/layer{layer}_{name}"] == pytest.approx(
+                float(mean), rel=1e-4, abs=1e-4
+            )
             assert row[f"residual_width_um/layer{layer}_{name}"] == pytest.approx(float(width), rel=1e-4)
 
 
@@ -98,7 +100,9 @@ def test_validation_events_are_not_trained_on(barrel_file, tmp_path, name):
     for rows in (slice(0, 5), slice(5, 10)):
         module, data = problem_of(barrel_file, OPTIMIZERS[name], max_tracks=240)
         data.rows["validation"] = np.concatenate([data.rows["validation"], data.rows["test"]])[rows]
-        losses.append(fitted(tmp_path / str(rows.start), module, data, epochs=1).history[-1]["val/chi2_per_ndf"])
+        losses.append(
+            fitted(tmp_path / str(rows.start), module, data, epochs=1).history[-1]["val/chi2_per_ndf"]
+        )
         places.append(module.sensors.theta.detach().clone())
     assert torch.equal(*places)
     assert losses[0] != losses[1]
@@ -140,7 +144,9 @@ def test_events_whose_chi2_is_not_finite_are_named(barrel_file):
     batch = data.events.__getitems__(range(30))
     chi2 = module.loss(module.sensors, batch)
     module._check(chi2)
-    with pytest.raises(ConvergenceError, match=r"χ² is not finite in epoch 0, events \[4, 17\]; the last good"):
+    with pytest.raises(
+        ConvergenceError, match=r"χ² is not finite in epoch 0, events \[4, 17\]; the last good"
+    ):
         module._check(spoilt(chi2, 4, 17))
     many = list(range(2, 25))
     with pytest.raises(ConvergenceError, match=r"events \[2, 3, 4, 5, 6, 7, 8, 9, 10, 11\] …"):
@@ -164,7 +170,7 @@ def test_a_few_tracks_that_cannot_be_fitted_are_left_out_but_most_are_an_error(b
 def test_what_an_optimizer_does_not_take_is_an_error_of_the_configuration(barrel_file):
     for options in ({"lr": -1.0}, {"lr": "fast"}, {"nesterov": True}, {"speed": 3}):
         module, _ = problem_of(barrel_file, partial(torch.optim.SGD, **options))
-        with pytest.raises(ConfigError, match="^optimizer: "):
+        with pytest.raises(ConfigError, match=r"^optimizer: "):
             module.configure_optimizers()
 
 

@@ -1,8 +1,9 @@
-"""Optimisers do the algebra they are named for: against dense matrices, and on problems with a known answer."""
+"""Optimisers do their algebra: against dense matrices, and on problems with a known answer."""
 
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -37,7 +38,9 @@ def batch():
 
 def dense(matrix, example):
     """Columns of a linear map of tensors like `example`."""
-    columns = [matrix(unit.view_as(example)).flatten() for unit in torch.eye(example.numel(), dtype=example.dtype)]
+    columns = [
+        matrix(unit.view_as(example)).flatten() for unit in torch.eye(example.numel(), dtype=example.dtype)
+    ]
     return torch.stack(columns, -1)
 
 
@@ -119,7 +122,7 @@ def test_any_learning_rate_up_to_one_converges_where_sensors_are_coupled(batch):
         theta.grad = 2 * problem(theta.detach()) / 100.0
         energies.append(float((theta.detach() * theta.grad).sum()))
         optimizer.step()
-    assert all(later < earlier for earlier, later in zip(energies, energies[1:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(energies))
 
 
 def test_the_largest_eigenvalue_is_that_of_the_dense_matrices(batch):
@@ -201,7 +204,9 @@ def test_one_step_of_one_brings_exact_tracks_to_their_hits(to_the_end):
 
 def test_a_prior_holds_against_the_drawing_and_not_against_the_last_step(batch):
     layer = SensorLayer.of(DETECTOR)
-    optimizer = GaussNewton([layer.theta], sensor_prior={"translation": 1e-5, "rotation": 1e-6}, tolerance=1e-9)
+    optimizer = GaussNewton(
+        [layer.theta], sensor_prior={"translation": 1e-5, "rotation": 1e-6}, tolerance=1e-9
+    )
     optimizer.attach(DETECTOR, layer)
     places = []
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""A run in its folder: going on where it stopped, stopping by itself, and which checkpoint is kept as the best."""
+"""A run in its folder: going on where it stopped, stopping by itself, and its best checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from training_runs import OPTIMIZERS, PRIOR, fitted, problem_of, theta_of
 from alignnet.errors import CheckpointError, ConfigError, ConvergenceError
 from alignnet.training.optim import GaussNewton
 from alignnet.training.run import make_trainer
-
 
 # Lightning says so of every run that goes on; the command line does not show it.
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
@@ -36,7 +35,12 @@ def test_a_run_that_goes_on_comes_to_the_same_numbers_bit_by_bit(barrel_file, tm
 
     parts = tmp_path / "parts"
     with pytest.raises(RuntimeError, match="stopped"):
-        fitted(parts, *problem_of(barrel_file, OPTIMIZERS[name], max_tracks=240), epochs=4, callbacks=(StopAfter(2),))
+        fitted(
+            parts,
+            *problem_of(barrel_file, OPTIMIZERS[name], max_tracks=240),
+            epochs=4,
+            callbacks=(StopAfter(2),),
+        )
     again, data = problem_of(barrel_file, OPTIMIZERS[name], max_tracks=240)
     history = fitted(parts, again, data, epochs=4, resume=parts).history
 
@@ -72,7 +76,9 @@ def test_a_finished_run_that_goes_on_has_nothing_left_to_do(barrel_file, tmp_pat
 def test_another_parametrisation_does_not_go_on_from_a_run(barrel_file, tmp_path):
     fitted(tmp_path, *problem_of(barrel_file, OPTIMIZERS["sgd"], max_tracks=240), epochs=1)
     module, data = problem_of(barrel_file, OPTIMIZERS["sgd"], "affine")
-    with pytest.raises(CheckpointError, match="for another parametrisation: 'RigidLocal'; this run has 'Affine'"):
+    with pytest.raises(
+        CheckpointError, match="for another parametrisation: 'RigidLocal'; this run has 'Affine'"
+    ):
         fitted(tmp_path, module, data, epochs=2, resume=tmp_path)
     assert (module.sensors.theta == 0).all()
 
@@ -127,8 +133,12 @@ def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(barrel_fil
 
 
 def test_what_a_trainer_does_not_take_is_an_error_of_the_configuration(tmp_path):
-    for options, early_stop in (({"max_epoch": 3}, None), ({"accelerator": "abacus"}, None), ({}, {"patient": 3})):
-        with pytest.raises(ConfigError, match="^trainer: "):
+    for options, early_stop in (
+        ({"max_epoch": 3}, None),
+        ({"accelerator": "abacus"}, None),
+        ({}, {"patient": 3}),
+    ):
+        with pytest.raises(ConfigError, match=r"^trainer: "):
             make_trainer(tmp_path, options, [], early_stop)
 
 

@@ -47,7 +47,8 @@ def load_problem(config: DictConfig) -> AlignmentProblem:
         SchemaError: a file is not as docs/data-format.md says.
     """
     files = _files(config)
-    detector = detector_of(config.detector, files)
+    with values_of("detector"):
+        detector = detector_of(config.detector, files)
     check_same_sensors(files[0], detector)
     sensors = SensorLayer.of(detector, config.sensors.parametrisation)
     with values_of("sensors.fixed"):

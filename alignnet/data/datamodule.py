@@ -134,6 +134,8 @@ class AlignmentData(L.LightningDataModule):
             raise ConfigError(
                 f"data.split is {list(split)}; expected three fractions ≥ 0 that add up to 1, the first > 0"
             )
+        if not isinstance(min_hits, int) or min_hits < 3:
+            raise ConfigError(f"data.min_hits is {min_hits!r}; expected a whole number of at least 3")
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigError(
                 f"data.batch_size is {batch_size!r}; expected a whole number of at least 1 event"

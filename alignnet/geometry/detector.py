@@ -11,6 +11,7 @@ and modules is read from there, so that any detector with such names has a hiera
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -200,6 +201,8 @@ def _check_shapes(detector: Detector) -> None:
 
 
 def _check_values(detector: Detector) -> None:
+    if not isinstance(detector.b_z, int | float) or not math.isfinite(detector.b_z):
+        raise GeometryError(f"detector {detector.name}: b_z is {detector.b_z!r}, expected a number in tesla")
     if len(set(detector.names)) != len(detector.names):
         raise GeometryError(f"detector {detector.name}: names are not unique")
     if len(torch.unique(detector.sensor_id)) != len(detector):

@@ -42,6 +42,8 @@ def make_trainer(
         validates: whether there are validation events.
         tensorboard: whether to log for TensorBoard.
     """
+    _require_whole("trainer.max_epochs", options.get("max_epochs", 1))
+    _require_whole("early_stop.patience", (early_stop or {}).get("patience", 1))
     monitor = "val/chi2_per_ndf" if validates else "train/chi2_per_ndf"
     display: list[L.Callback] = [ProgressLine()]
     settings = dict(options) if validates else {**options, "limit_val_batches": 0}
@@ -70,6 +72,11 @@ def make_trainer(
         )
     except (TypeError, ValueError) as error:
         raise ConfigError(f"trainer: {error}") from error
+
+
+def _require_whole(key: str, value: Any) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{key} is {value!r}; expected a whole number of at least 1")
 
 
 def fit(

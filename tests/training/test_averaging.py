@@ -16,6 +16,7 @@ import torch
 import torch.multiprocessing as mp
 from training_runs import fitted, problem_of, theta_of
 
+from alignnet.cli.setup import quiet
 from alignnet.data.datamodule import EventBatches
 from alignnet.errors import ConfigError
 from alignnet.training.averaging import PartitionAveraging
@@ -46,6 +47,7 @@ class Record(L.Callback):
 def train_rank(rank: int, port: int, folder: Path, file: Path) -> None:
     """One of two processes; leaves what it recorded, with the weights of the partitions and with others."""
     torch.set_num_threads(1)
+    quiet()
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
     os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     for name, weight in (("sizes", None), ("given", 1.0 + 2.0 * rank)):

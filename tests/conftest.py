@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch and numpy load
@@ -13,6 +14,7 @@ import lightning
 import numpy as np
 import pytest
 import torch
+import torch.distributed
 from hypothesis import settings
 from small_detectors import GUN, barrel, random_local, simulated
 
@@ -76,3 +78,25 @@ def free_port() -> int:
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluations in this process draw nothing, which is most of their time."""
     monkeypatch.setattr(Evaluation, "draw", lambda *arguments: None)
+
+
+@pytest.fixture(autouse=True)
+def _no_process_group_is_left() -> Iterator[None]:
+    """A run with a DDP strategy leaves its process group open, and later runs would take it for theirs."""
+    names = (
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "NODE_RANK",
+        "LOCAL_RANK",
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_WORLD_SIZE",
+    )
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

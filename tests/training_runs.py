@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -97,6 +98,8 @@ def train(folder: Path, *overrides: str) -> None:
         train_command.__wrapped__(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]))
     finally:
         HydraConfig.instance().cfg = None
+        if dist.is_initialized():  # by averaging=partition; other tests are of one process
+            dist.destroy_process_group()
 
 
 def evaluate(*overrides: str) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,10 @@ def recorded(barrel_file, tmp_path_factory) -> dict[str, list[dict[str, Any]]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # A fork has everything imported already, but does not get on with autograd's threads for other devices.
-    method = "fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"
+    # Forks of a process that has imported everything, and that has no threads which could hold a lock.
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["training_runs"])
     arguments = (port, folder, barrel_file)
-    context = mp.start_processes(train_rank, arguments, nprocs=2, join=False, start_method=method)
+    context = mp.start_processes(train_rank, arguments, nprocs=2, join=False, start_method="forkserver")
     try:
         for _ in range(20):
             if context.join(timeout=10):

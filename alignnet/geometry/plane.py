@@ -28,6 +28,10 @@ class Plane(NamedTuple):
         """(u, v) components of vectors (..., 3), shape (..., 2)."""
         return torch.stack([(vector * self.u).sum(-1), (vector * self.v).sum(-1)], -1)
 
+    def slopes(self, tangent: Tensor) -> Tensor:
+        """t_u/t_n and t_v/t_n of directions (..., 3), shape (..., 2)."""
+        return self.components(tangent) / (tangent * self.normal).sum(-1, keepdim=True)
+
     def joined(self, other: Plane) -> Plane:
         """These planes and, after them along the second-last axis, others."""
         return Plane(*(torch.cat([a, b], -2) for a, b in zip(self, other, strict=True)))

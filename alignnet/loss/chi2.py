@@ -256,8 +256,7 @@ class HelixChi2(nn.Module):
         plane = self._vertex_plane(fit, batch)
         residual, s = residuals(fit.helix, plane)
         change = derivatives(fit.helix, plane, s, self.n_parameters).squeeze(1)
-        t = hx.tangent(hx.expand(fit.helix), s)
-        slope = plane.components(t) / (t * plane.normal).sum(-1, keepdim=True)
+        slope = plane.slopes(hx.tangent(hx.expand(fit.helix), s))
         towards = slope.transpose(1, 2) * plane.normal - torch.cat([plane.u, plane.v], 1)
         rows = residual.squeeze(1), change, towards
         r, j, a = (fit.vertex_whitening(row).to(self.dtype) for row in rows)

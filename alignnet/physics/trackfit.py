@@ -21,7 +21,6 @@ from torch import Tensor
 from alignnet.geometry.plane import Plane
 from alignnet.physics import helix as hx
 from alignnet.physics.helix import Helix
-from alignnet.physics.whitening import Whitening
 
 
 def residuals(helix: Helix, planes: Plane, near: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -40,7 +39,7 @@ def derivatives(helix: Helix, planes: Plane, s: Tensor, n_parameters: int) -> Te
     """dr/dδ (tracks, hits, 2, n_parameters) at the path lengths `s` (tracks, hits)."""
     change = hx.state_derivative(helix, s, n_parameters)
     t = hx.tangent(hx.expand(helix), s)
-    slope = planes.components(t) / (t * planes.normal).sum(-1, keepdim=True)
+    slope = planes.slopes(t)
     along = (planes.normal[..., None] * change).sum(-2)
     u, v = ((axis[..., None] * change).sum(-2) for axis in (planes.u, planes.v))
     return torch.stack([u - slope[..., 0:1] * along, v - slope[..., 1:2] * along], -2)
@@ -55,17 +54,16 @@ class EventOrigins(NamedTuple):
     event: Tensor  # event of each track (tracks,)
 
 
-class NormalEquations(NamedTuple):
-    """Whitened residuals with their local parameters projected out."""
+def solve(jacobian: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Least squares of each track; columns of J are scaled to unit length before the Cholesky factorisation.
 
-    residual: Tensor  # whitened (tracks, rows)
-    jacobian: Tensor  # whitened (tracks, rows, parameters)
-    solve_residual: Tensor  # (JᵀJ)⁻¹ Jᵀ r, (tracks, parameters)
-    ok: Tensor  # where the hits determine the track (tracks,)
+    Args:
+        jacobian: J, whitened (tracks, rows, parameters).
+        rows: right-hand sides, whitened (tracks, rows, columns).
 
-
-def solve(residual: Tensor, jacobian: Tensor) -> NormalEquations:
-    """Least squares of each track; columns are scaled to unit length before the Cholesky factorisation."""
+    Returns:
+        (JᵀJ)⁻¹ Jᵀ rows (tracks, parameters, columns), and where the hits determine the track (tracks,).
+    """
     scale = jacobian.square().sum(-2).sqrt().clamp_min(1e-30)
     scaled = jacobian / scale[:, None]
     normal = scaled.transpose(-1, -2) @ scaled
@@ -73,8 +71,8 @@ def solve(residual: Tensor, jacobian: Tensor) -> NormalEquations:
     ok = (info == 0) & (factor.diagonal(dim1=-2, dim2=-1).amin(-1) > 1e-7)
     eye = torch.eye(normal.shape[-1], dtype=normal.dtype, device=normal.device)
     factor = torch.where(ok[:, None, None], factor, eye)
-    right = (scaled.transpose(-1, -2) @ residual[..., None]) * ok[:, None, None]
-    return NormalEquations(residual, jacobian, torch.cholesky_solve(right, factor).squeeze(-1) / scale, ok)
+    right = (scaled.transpose(-1, -2) @ rows) * ok[:, None, None]
+    return torch.cholesky_solve(right, factor) / scale[..., None], ok
 
 
 def step(
@@ -91,18 +89,16 @@ def step(
     Returns:
         δ (tracks, parameters), the origins' move (events, 3) or None, and where it is determined (tracks,).
     """
-    tracks = solve(whitened, jacobian)
     if origins is None or towards_origin is None:
-        return -tracks.solve_residual, None, tracks.ok
-    columns = towards_origin.unbind(-1)
-    response = torch.stack([solve(column, jacobian).solve_residual for column in columns], -1)
-    projected = towards_origin - jacobian @ response
-    left = whitened - (jacobian @ tracks.solve_residual[..., None]).squeeze(-1)
+        solution, ok = solve(jacobian, whitened[..., None])
+        return -solution.squeeze(-1), None, ok
+    rows = torch.cat([whitened[..., None], towards_origin], -1)
+    solution, ok = solve(jacobian, rows)
     # A track that its hits do not determine tells nothing of the origin.
-    projected = torch.where(tracks.ok[:, None, None], projected, 0.0)
-    move = -origin_solve(projected, torch.where(tracks.ok[:, None], left, 0.0), origins)
-    change = (response @ move[origins.event][..., None]).squeeze(-1)
-    return -(tracks.solve_residual + change), move, tracks.ok
+    left = torch.where(ok[:, None, None], rows - jacobian @ solution, 0.0)
+    move = -origin_solve(left[..., 1:], left[..., 0], origins)
+    change = (solution[..., 1:] @ move[origins.event][..., None]).squeeze(-1)
+    return -(solution[..., 0] + change), move, ok
 
 
 def origin_solve(projected: Tensor, left: Tensor, origins: EventOrigins) -> Tensor:
@@ -112,8 +108,3 @@ def origin_solve(projected: Tensor, left: Tensor, origins: EventOrigins) -> Tens
     pull = (origins.weight @ (origins.position - origins.prior)[..., None]).squeeze(-1)
     matrix = origins.weight.index_add(0, origins.event, weight)
     return torch.linalg.solve(matrix, pull.index_add(0, origins.event, force))
-
-
-def whiten_rows(rows: Tensor, whitening: Whitening) -> Tensor:
-    """(tracks, hits, 2[, columns]) → whitened (tracks, 2·hits[, columns])."""
-    return whitening(rows.flatten(1, 2))

@@ -130,9 +130,10 @@ def linearise_at(
     batch: Batch,
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
+    weight: Tensor | None = None,
 ) -> Block:
-    """The linearised problem at a given fit."""
-    scale = loss.at(planes, fit, batch).weight
+    """The linearised problem at a given fit; `weight` is that of its tracks, where it is known already."""
+    scale = loss.at(planes, fit, batch).weight if weight is None else weight
     r, j, a = loss.rows(planes, fit, batch)
     r, j = _used(r, scale), _used(j, scale)
     projected = _used(_projected_rows(fit, j), scale)  # P L⁻¹, (tracks, rows, 2·hits)
@@ -142,7 +143,7 @@ def linearise_at(
     towards, inverse = metric.new_zeros(len(r), 0, 3), metric.new_zeros(0, 3, 3)
     if fit.origins is not None and a is not None:
         a = _used(a, scale)
-        a = a - j @ torch.stack([solve(column, j).solve_residual for column in a.unbind(-1)], -1)
+        a = a - j @ solve(j, a)[0]
         towards = projected.transpose(-1, -2) @ a * scale[:, None, None]
         inverse, move = _origin_noise(a, epsilon, scale, fit, batch, seed)
         noise = noise - (towards @ move[..., None]).squeeze(-1)
@@ -195,9 +196,8 @@ def _origin_noise(
 
 
 def _levers(sensors: SensorLayer, planes: Plane, fit: Fit, batch: Batch) -> tuple[Tensor, Tensor]:
-    residual, s = residuals(fit.helix, planes)
-    t = hx.tangent(hx.expand(fit.helix), s)
-    slope = planes.components(t) / (t * planes.normal).sum(-1, keepdim=True)
+    residual, s = residuals(fit.helix, planes, fit.s)
+    slope = planes.slopes(hx.tangent(hx.expand(fit.helix), s))
     tilde = sensors.normalised(batch.uv + residual, batch.sensor)
     arm = torch.cat([tilde, torch.ones_like(tilde[..., :1])], -1)
     hit = batch.is_hit[..., None]

@@ -178,9 +178,10 @@ class AlignmentModule(L.LightningModule):
                 chi2 = self.loss.at(planes, fit, part)
                 self._count("train", chi2)
                 found.append(chi2)
-                optimizer.add(
-                    linearise_at(self.loss, self.sensors, planes, fit, part, optimizer.dtype, self.seed)
+                block = linearise_at(
+                    self.loss, self.sensors, planes, fit, part, optimizer.dtype, self.seed, chi2.weight
                 )
+                optimizer.add(block)
         self._check(*found)
 
     @property
@@ -194,27 +195,22 @@ class AlignmentModule(L.LightningModule):
         """A pass over the training events for the diagonal blocks; some batches for the top eigenvalue."""
         n_dof, n_batches = self.sensors.theta.shape[-1], len(self._training_batches)
         total = self.sensors.theta.new_zeros(len(self.sensors), n_dof, n_dof)
+        ndf = torch.zeros((), dtype=torch.float64)
         sample: list[Problem] = []
         for batch in self._training_batches:
             block = linearise(self.loss, self.sensors, to_device(batch, self.device))
             problem = Problem(self.sensors, [block])
             total = total + problem.diagonal_blocks(reduce=False)
+            ndf += self._ndf(batch)
             sample += [problem] if len(sample) < _CURVATURE_BATCHES else []
-        largest = optimizer.precondition(
-            all_reduced(total) / n_batches, sample, self._mean_ndf(), 1 / n_batches
-        )
+        mean_ndf = float(all_reduced(ndf)) / n_batches
+        largest = optimizer.precondition(all_reduced(total) / n_batches, sample, mean_ndf, 1 / n_batches)
         self.log("train/largest_eigenvalue", largest, on_step=False, on_epoch=True, batch_size=1)
 
-    def _mean_ndf(self) -> float:
-        """Degrees of freedom of a batch, all ranks together."""
-        counts = torch.zeros(2, dtype=torch.float64)
-        for batch in self._training_batches:
-            ndf = 2 * batch.is_hit.sum() + 2 * (self.loss.vertex != "absent") * batch.has_vertex.sum()
-            ndf = ndf - self.loss.n_parameters * batch.n_tracks
-            counts += torch.stack([ndf, torch.ones_like(ndf)]).double()
-        counts[1] /= self.trainer.world_size
-        ndf, batches = all_reduced(counts).tolist()
-        return ndf / batches
+    def _ndf(self, batch: Batch) -> int:
+        """Degrees of freedom of this rank's part of a batch."""
+        rows = 2 * batch.is_hit.sum() + 2 * (self.loss.vertex != "absent") * batch.has_vertex.sum()
+        return int(rows) - self.loss.n_parameters * batch.n_tracks
 
     def _check(self, *parts: Chi2) -> None:
         """Stop, on all ranks, where a fitted track's χ² is not finite or most tracks cannot be fitted."""

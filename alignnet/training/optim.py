@@ -192,7 +192,6 @@ class GaussNewton(torch.optim.Optimizer):
         self._sensors: SensorLayer | None = None
         self._levels: list[Level] = []
         self.report: StepReport | None = None
-        self.n_hits: Tensor | None = None
 
     def attach(self, detector: Detector, sensors: SensorLayer) -> None:
         """Say what Θ belongs to; the levels that the detector's names do not have are left out.
@@ -218,9 +217,8 @@ class GaussNewton(torch.optim.Optimizer):
         """The linear system of the tracks added so far, which are then forgotten."""
         assert self._sensors is not None
         problem = Problem(self._sensors, self.blocks, consume=True)
-        self.n_hits = problem.hits()
         hierarchy = Hierarchical(
-            problem, self._levels, prior_weight(self.sensor_prior), self.n_hits >= self.min_hits
+            problem, self._levels, prior_weight(self.sensor_prior), problem.hits() >= self.min_hits
         )
         return hierarchy, hierarchy.preconditioner()
 
@@ -244,7 +242,6 @@ class GaussNewton(torch.optim.Optimizer):
         moved = float(change[:, :3].square().mean().sqrt())
         gradient = float((force * preconditioner(force)).sum().clamp_min(0).sqrt())
         self.report = StepReport(solution, moved, float((force * solution.x).sum()), gradient)
-        self.blocks = []
 
     @torch.no_grad()
     def error_draw(self, system: tuple[Hierarchical, Preconditioner], seed: int = 0) -> Tensor:

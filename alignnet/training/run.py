@@ -19,7 +19,7 @@ from alignnet.training.callbacks import AlignmentMonitor, Checkpoints, ProgressL
 from alignnet.training.checkpoint import AtomicCheckpointIO, load_checkpoint
 from alignnet.training.module import AlignmentModule
 
-BEST, LAST = "best.ckpt", "last.ckpt"
+LAST = "last.ckpt"
 
 
 def make_trainer(

@@ -135,6 +135,17 @@ def errors_in_one_line(config_path: str, config_name: str) -> Iterator[None]:
         raise SystemExit(2) from None
 
 
+@contextmanager
+def values_of(key: str) -> Iterator[None]:
+    """Makes what a constructor raises over a value of the wrong kind an error of the user's configuration."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{key}: {error}; a value of the wrong kind, a word instead of a number?"
+        ) from error
+
+
 def _key(node: DictConfig) -> str:
     return str(node._get_full_key(None)) or "the configuration"
 

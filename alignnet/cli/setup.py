@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from alignnet.cli.app import build
+from alignnet.cli.app import build, values_of
 from alignnet.cli.detector import detector_of
 from alignnet.data.datamodule import AlignmentData
 from alignnet.data.root import check_same_sensors, has_misalignment, read_misalignment
@@ -116,17 +114,6 @@ def quiet() -> None:
         "Be aware that when using `ckpt_path`",
     ):
         warnings.filterwarnings("ignore", message=message)
-
-
-@contextmanager
-def values_of(key: str) -> Iterator[None]:
-    """Makes what a constructor raises over a value of the wrong kind an error of the user's configuration."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{key}: {error}; a value of the wrong kind, a word instead of a number?"
-        ) from error
 
 
 def _files(config: DictConfig) -> list[str]:

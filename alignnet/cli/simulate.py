@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import alignnet
-from alignnet.cli.app import build, command
+from alignnet.cli.app import build, command, values_of
 from alignnet.cli.detector import detector_of
 from alignnet.cli.progress import Count, tracked
 from alignnet.data.root import SimulationWriter
@@ -58,12 +58,8 @@ def _checked(config: DictConfig) -> tuple[Path, int, int]:
 
 def _built(node: DictConfig, **given: Any) -> Any:
     """As `build`; a word in place of a number, which constructors stumble over, is an error of the user."""
-    try:
+    with values_of(str(node._get_full_key(None))):
         return build(node, **given)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{node._get_full_key(None)}: {error}; a value is of the wrong kind, a word instead of a number?"
-        ) from error
 
 
 def _metadata(config: DictConfig) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from alignnet.cli.app import CONF, build, command, errors_in_one_line
+from alignnet.cli.app import CONF, build, command, errors_in_one_line, values_of
 from alignnet.cli.resume import continued
-from alignnet.cli.setup import evaluation_of, load_problem, plain, quiet, values_of
+from alignnet.cli.setup import evaluation_of, load_problem, plain, quiet
 from alignnet.evaluation.summary import peak_memory_mb, report, write_metrics
 from alignnet.export.result import write_result
 from alignnet.training.answer import ALIGNED, answer_of

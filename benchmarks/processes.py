@@ -1,11 +1,11 @@
-"""How much faster two processes train than one, on the same joint batches, and whether they end at the same places.
+"""How much faster two processes train than one on the same joint batches, and whether they end in one place.
 
     python benchmarks/processes.py [--events 2500] [--epochs 6] [--repeat 3] [--optimizer preconditioned_sgd]
 
-Simulates a misaligned ITS2, then runs `alignnet train` in turn: with one process of one thread; with two such; and
-two independent runs of one process at the same time, which share nothing but the machine: what these lose is the
-machine's (shared cores, caches and memory), so 2 × one / pair is the most that two processes can gain on it. Prints the
-median time of an epoch of each, the two ratios, and the largest difference of a parameter [cm, rad].
+Simulates a misaligned ITS2, then runs `alignnet train` in turn: with one process of one thread; with two such;
+and two independent runs of one process at the same time, which share nothing but the machine: what these lose is
+the machine's (shared cores, caches and memory), so 2 × one / pair is the most that two processes can gain on it.
+Prints the median time of an epoch of each, the two ratios, and the largest difference of a parameter [cm, rad].
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def epochs(run: Path) -> list[float]:
     """Seconds of the epochs of a run but the first."""
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
-    return [late.wall_time - early.wall_time for early, late in pairwise(events.Scalars("train/chi2_per_ndf"))]
+    return [
+        late.wall_time - early.wall_time for early, late in pairwise(events.Scalars("train/chi2_per_ndf"))
+    ]
 
 
 def places(run: Path) -> np.ndarray:

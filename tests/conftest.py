@@ -56,6 +56,15 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def acts_file(shared_data: Path) -> Path:
+    """Tracks that ACTS simulated, with scattering, in a misaligned ITS2."""
+    path = shared_data / "acts_its2.root"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there: tracks simulated by ACTS")
+    return path
+
+
+@pytest.fixture(scope="session")
 def barrel_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """150 collisions in a barrel of 24 sensors, 30 µm and 0.2 mrad off their places: tracks and truth."""
     path = tmp_path_factory.mktemp("barrel") / "barrel.root"

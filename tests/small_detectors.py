@@ -13,11 +13,21 @@ from alignnet.data.batch import Batch, collate, cylinders_of
 from alignnet.data.simulate import Simulation
 from alignnet.data.sources import Beam, Cosmics, ParticleGun, Source
 from alignnet.data.tracks import Tracks, concatenate
-from alignnet.geometry.detector import Detector
+from alignnet.geometry import rigid
+from alignnet.geometry.detector import Detector, Scatterers
+from alignnet.geometry.its2 import its2
 from alignnet.geometry.telescope import telescope
 from alignnet.physics.helix import Helix, from_momentum
 
 QUIET = {"scattering": False, "energy_loss": False, "smearing": False, "hit_efficiency": 1.0}
+
+COLUMNS = ("sensor_id", "layer", "rotation", "translation", "half", "centre", "x_over_x0", "curvature_radius")
+"""The tensors of a detector that have a row for each sensor."""
+
+
+def double(*values: float) -> Tensor:
+    """Numbers as a tensor in double precision."""
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def barrel(
@@ -63,6 +73,35 @@ def barrel(
 def planes(n: int = 6, b_z: float = 0.0, x_over_x0: float = 0.005) -> Detector:
     """Parallel planes across a beam along z."""
     return telescope([2.0 * i + 0.3 * (i % 2) for i in range(n)], 3.0, 3.0, x_over_x0, b_z)
+
+
+def four_planes() -> Detector:
+    """Four planes that differ in everything, identifiers out of order."""
+    generator = torch.Generator().manual_seed(3)
+    turn, place, centre = (torch.randn(4, k, generator=generator, dtype=torch.float64) for k in (3, 3, 2))
+    return replace(
+        telescope([0.0, 2.0, 4.0, 6.0], [1.0, 1.5, 2.0, 2.5], 0.7, [0.125, 0.25, 0.0, 0.5], b_z=-0.5),
+        name="four planes",
+        names=("box/upper/plane0", "box/upper/plane1", "box/lower/plane0", "box/lower/plane1"),
+        sensor_id=torch.tensor([70, 3, 100, 42]),
+        rotation=rigid.exp(turn),
+        translation=place,
+        centre=centre,
+        curvature_radius=double(0, 1.8, 0, 2.4),
+        scatterers=Scatterers(double(1.86, 25.0), double(44.4, 90.0), double(0.00227, 0.01)),
+    )
+
+
+def part_of(detector: Detector, rows: Tensor) -> Detector:
+    """The detector of some sensors, in the order of these rows."""
+    columns = {name: getattr(detector, name)[rows] for name in COLUMNS}
+    return replace(detector, names=tuple(detector.names[i] for i in rows), **columns)
+
+
+def inner_barrel() -> Detector:
+    """The three inner layers of ITS2: 432 sensors."""
+    full = its2()
+    return part_of(full, (full.layer < 3).nonzero().squeeze(-1))
 
 
 GUN = ParticleGun(n_tracks_per_event=4, pt_min=0.3, pt_max=3.0, eta_max=0.8, vertex_sigma=(0.02, 0.02, 1.0))

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from training_runs import SMALL, configured, theta_of, train
 
 from alignnet.cli.app import CONF, build
+from alignnet.cli.keys import check_keys
 from alignnet.data.datamodule import AlignmentData
 from alignnet.sensors.constraints import set_free
 
@@ -35,8 +36,9 @@ def calls(node):
 
 @pytest.mark.parametrize("option", LEAVES, ids=str)
 def test_an_option_names_arguments_that_its_target_has(option):
-    found = list(calls(OmegaConf.load(Path(CONF) / option)))
-    assert found or option == Path("detector/file.yaml")
+    node = OmegaConf.load(Path(CONF) / option)
+    found = list(calls(node))
+    assert found or "defaults" in node or option == Path("detector/file.yaml")
     for target, names in found:
         takes = inspect.signature(get_object(target)).parameters
         assert set(names) <= set(takes), f"{target} takes {', '.join(takes)}"
@@ -69,6 +71,14 @@ def test_an_option_gives_every_argument_that_has_a_default():
                 else set()
             )
             assert known - elsewhere <= set(names), option
+
+
+@pytest.mark.parametrize("optimizer", options("optimizer"))
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_an_experiment_goes_with_every_optimizer(experiment, optimizer):
+    config = configured("train", f"experiment={experiment}", f"optimizer={optimizer}")
+    build(config.optimizer)
+    check_keys(config)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

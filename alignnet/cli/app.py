@@ -21,7 +21,6 @@ keeps its traceback (exit code 1). ALIGNNET_DEBUG=1 shows the traceback of both.
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -36,6 +35,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import alignnet
+from alignnet.cli.arguments import check_arguments
 from alignnet.cli.messages import check_options, one_line
 from alignnet.errors import ConfigError
 
@@ -72,7 +72,7 @@ def build(node: DictConfig | None, **given: Any) -> Any:
         What the call returns; for a node with `_partial_: true` the callable, still waiting for the rest.
 
     Raises:
-        ConfigError: an argument that the callable doesn't have, or one that is missing.
+        ConfigError: an argument that the callable doesn't have, of the wrong kind, or missing.
     """
     if node is None:
         return None
@@ -80,10 +80,9 @@ def build(node: DictConfig | None, **given: Any) -> Any:
     make = instantiate(node, _partial_=True, _convert_="all")
     if not isinstance(make, functools.partial):
         raise ConfigError(f"{_key(node)} has no _target_: it needs one, the callable that its values are for")
-    if node.get("_partial_", False):
-        return functools.partial(make, **given)
-    _check_arguments(make, given, _key(node))
-    return make(**given)
+    waits = bool(node.get("_partial_", False))
+    check_arguments(make.func, make.keywords, _key(node), None if waits else given)
+    return functools.partial(make, **given) if waits else make(**given)
 
 
 def command(config_name: str, config_path: str = CONF) -> Callable[[Recipe], Callable[[], None]]:
@@ -137,32 +136,12 @@ def errors_in_one_line(config_path: str, config_name: str) -> Iterator[None]:
 
 @contextmanager
 def values_of(key: str) -> Iterator[None]:
-    """Makes what a constructor raises over a value of the wrong kind an error of the user's configuration."""
+    """Makes what a constructor raises over a value an error of the user's configuration."""
     try:
         yield
     except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{key}: {error}; a value of the wrong kind, a word instead of a number?"
-        ) from error
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def _key(node: DictConfig) -> str:
     return str(node._get_full_key(None)) or "the configuration"
-
-
-def _check_arguments(make: functools.partial[Any], given: dict[str, Any], key: str) -> None:
-    """Raises ConfigError, naming the key, where the call would not match the signature."""
-    try:
-        signature = inspect.signature(make.func)
-    except ValueError:  # a builtin without one
-        return
-    name = getattr(make.func, "__qualname__", str(make.func))
-    takes = signature.parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
-        unknown = sorted({*make.keywords, *given} - set(takes))
-        if unknown:
-            raise ConfigError(f"{key}.{unknown[0]}: {name} takes no '{unknown[0]}', only {', '.join(takes)}")
-    try:
-        signature.bind(*make.args, **make.keywords, **given)
-    except TypeError as error:
-        raise ConfigError(f"{key}: {name}: {error}; it takes {', '.join(takes)}") from error

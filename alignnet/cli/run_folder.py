@@ -40,6 +40,12 @@ def trained_config(run: Path) -> DictConfig:
     return config
 
 
+def forget_curves(run: Path) -> None:
+    """Remove what an earlier run in the same folder left for TensorBoard, which would draw both as one."""
+    for events in (run / "tensorboard").glob("events.out.tfevents.*"):
+        events.unlink(missing_ok=True)
+
+
 def _started_in(run: Path) -> Path:
     """The working directory of the run."""
     path = run / ".hydra" / "hydra.yaml"

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor
 
 from alignnet.cli.app import build, values_of
+from alignnet.cli.arguments import check_arguments
 from alignnet.cli.detector import detector_of
 from alignnet.data.datamodule import AlignmentData
 from alignnet.data.root import check_same_sensors, has_misalignment, read_misalignment
@@ -49,16 +50,19 @@ def load_problem(config: DictConfig) -> AlignmentProblem:
         detector = detector_of(config.detector, files)
     check_same_sensors(files[0], detector)
     sensors = SensorLayer.of(detector, config.sensors.parametrisation)
-    with values_of("sensors.fixed"):
-        set_free(sensors, detector, **plain(config.sensors.fixed))
+    fixed = plain(config.sensors.fixed)
+    check_arguments(set_free, fixed, "sensors.fixed", {"sensors": sensors, "detector": detector})
+    set_free(sensors, detector, **fixed)
     start = torch.zeros(len(detector), 6, dtype=torch.float64)
     if config.sensors.start is not None:
         start = read_alignment(config.sensors.start, detector)
         sensors.set_local(start)
     with values_of("loss"):
         loss = load_loss(config.loss, detector)
+    settings = {**plain(config.data), "files": files}
+    check_arguments(AlignmentData, settings, "data", {"detector": detector, "seed": config.seed})
     with values_of("data"):
-        data = AlignmentData(detector=detector, seed=config.seed, **{**plain(config.data), "files": files})
+        data = AlignmentData(detector=detector, seed=config.seed, **settings)
         data.setup()
     truth = read_misalignment(files[0], detector) if has_misalignment(files[0]) else None
     return AlignmentProblem(detector, sensors, loss, data, truth, start)
@@ -118,7 +122,7 @@ def quiet() -> None:
 
 def _files(config: DictConfig) -> list[str]:
     files = config.data.files
-    if not files or isinstance(files, str):
+    if not files or not isinstance(files, ListConfig):
         raise ConfigError(
             f"data.files is {files!r}; expected a list of at least one ROOT file: data.files=[FILE,…]"
         )

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from alignnet.cli.app import CONF, build, command, errors_in_one_line, values_of
+from alignnet.cli.keys import check_keys
 from alignnet.cli.resume import continued
+from alignnet.cli.run_folder import forget_curves
 from alignnet.cli.setup import evaluation_of, load_problem, plain, quiet
 from alignnet.evaluation.summary import peak_memory_mb, report, write_metrics
 from alignnet.export.result import write_result
@@ -29,10 +32,13 @@ log = logging.getLogger("alignnet.train")
 def main(config: DictConfig) -> None:
     """Read the configuration, train, and leave alignment.root and metrics.json."""
     quiet()
+    check_keys(config)
     start = time.perf_counter()
     folder = Path(HydraConfig.get().runtime.output_dir)
     with values_of("seed"):
         L.seed_everything(config.seed, workers=True, verbose=False)
+    if config.resume is None and not getattr(rank_zero_only, "rank", 0):
+        forget_curves(folder)
     problem = load_problem(config)
     averaging = build(config.get("averaging"))
     module = AlignmentModule(

@@ -140,6 +140,8 @@ class AlignmentData(L.LightningDataModule):
             raise ConfigError(
                 f"data.batch_size is {batch_size!r}; expected a whole number of at least 1 event"
             )
+        if max_tracks is not None and max_tracks < 1:
+            raise ConfigError(f"data.max_tracks is {max_tracks}; expected at least 1, or null for all")
         self.files = [str(Path(file).expanduser()) for file in files]
         self.detector, self.batch_size, self.split, self.seed = detector, batch_size, tuple(split), seed
         self.min_hits, self.short_tracks, self.max_tracks = min_hits, short_tracks, max_tracks
@@ -182,10 +184,12 @@ class AlignmentData(L.LightningDataModule):
         """The tracks of "train", "validation", "test" or "all" events, the first up to `max_tracks`.
 
         Raises:
-            ConfigError: there is no such part, or it is empty.
+            ConfigError: there is no such part, it is empty, or `max_tracks` is below 1.
         """
         if part not in (*PARTS, "all"):
             raise ConfigError(f"evaluation.part is {part!r}; choose from {['all', *PARTS]}")
+        if max_tracks is not None and max_tracks < 1:
+            raise ConfigError(f"evaluation.max_tracks is {max_tracks}; expected at least 1, or null for all")
         tracks = self.tracks if part == "all" else self.part(part)
         if len(tracks) == 0:
             raise ConfigError(

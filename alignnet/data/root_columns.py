@@ -72,10 +72,19 @@ def open_root(path: str | Path) -> Iterator[Any]:
     if not Path(path).is_file():
         found = "a folder" if Path(path).is_dir() else "no such file"
         raise SchemaError(f"{path}: found {found}, expected a ROOT file; check the name")
+    _check_begin(Path(path))
     with _damage_named(path):
         file = uproot.open({str(path): None})  # a bare string would be cut at its first ':'
     with file:
         yield file
+
+
+def _check_begin(path: Path) -> None:
+    with path.open("rb") as file:
+        begin = file.read(4)
+    if begin != b"root":
+        found = f"it begins with {begin!r}, expected b'root'" if begin else "it is empty"
+        raise SchemaError(f"{path}: cannot be read as a ROOT file: {found}; copy or produce it again")
 
 
 @contextmanager
@@ -89,7 +98,7 @@ def _damage_named(path: str | Path) -> Iterator[None]:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise SchemaError(
             f"{path}: cannot be read as a ROOT file ({type(error).__name__}: {reason}); "
-            "it is not one, or damaged or truncated: copy or produce it again"
+            "it is damaged or truncated: copy or produce it again"
         ) from error
 
 

@@ -74,11 +74,22 @@ class Hierarchical:
         levels: volumes above them.
         sensor_weight: 1/σ² of the sensors' own priors (dof,) or (sensors, dof); 0 for none.
         moves: sensors with unknowns of their own (sensors,); the others only follow their volumes.
+        basis: the sensors' own unknowns as motions of their degrees of freedom (sensors, dof, unknowns),
+            where they are not these themselves: a prior is about the sensor's frame, whatever Θ is.
     """
 
-    def __init__(self, problem: Problem, levels: list[Level], sensor_weight: Tensor, moves: Tensor) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        levels: list[Level],
+        sensor_weight: Tensor,
+        moves: Tensor,
+        basis: Tensor | None = None,
+    ) -> None:
         self.problem, self.levels = problem, levels
-        self.own = problem.free * moves[:, None]
+        self.basis = None if basis is None else basis * problem.free[..., None]
+        own = problem.free if basis is None else torch.ones_like(problem.free)
+        self.own = own * moves[:, None]
         sensor_weight = sensor_weight.to(self.own.device)
         if not sensor_weight.any():
             sensor_weight = sensor_weight.new_zeros(())  # none, however many degrees of freedom there are
@@ -95,14 +106,17 @@ class Hierarchical:
         """The sensors' displacement (sensors, dof) of packed unknowns."""
         first, *rest = x.split(self._sizes)
         total = first.view_as(self.own) * self.own
+        if self.basis is not None:
+            total = (self.basis @ total[..., None]).squeeze(-1)
         for part, level in zip(rest, self.levels, strict=True):
             total = total + level.prolong(part.view(level.n_groups, -1))
         return total
 
     def collect(self, force: Tensor) -> Tensor:
         """Transpose of `expand`."""
+        first = force if self.basis is None else (self.basis.mT @ force[..., None]).squeeze(-1)
         return torch.cat(
-            [(force * self.own).flatten(), *(level.restrict(force).flatten() for level in self.levels)]
+            [(first * self.own).flatten(), *(level.restrict(force).flatten() for level in self.levels)]
         )
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -127,8 +141,9 @@ class Preconditioner:
         self.hierarchy = hierarchy
         blocks = hierarchy.problem.diagonal_blocks()
         first = hierarchy.weight.split(hierarchy._sizes)[0]
-        own = hierarchy.own
-        local = blocks * own[:, :, None] * own[:, None, :] + torch.diag_embed(first.view_as(own) + (1 - own))
+        own, basis = hierarchy.own, hierarchy.basis
+        mine = blocks if basis is None else basis.mT @ blocks @ basis
+        local = mine * own[:, :, None] * own[:, None, :] + torch.diag_embed(first.view_as(own) + (1 - own))
         self.sensors = BlockJacobi(local)
         self.levels = [_level_inverse(hierarchy.problem, level, blocks) for level in hierarchy.levels]
 

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from alignnet.errors import ConfigError
 from alignnet.geometry.recovery import Recovery, difference
 from alignnet.training.figures import correction_figure, residual_figure
 from alignnet.training.module import AlignmentModule
@@ -31,6 +32,8 @@ class AlignmentMonitor(L.Callback):
     """
 
     def __init__(self, truth: Tensor | None = None, figure_every: int = 5) -> None:
+        if figure_every < 0:
+            raise ConfigError(f"figure_every is {figure_every}; expected epochs, 0 for no figures")
         self.truth, self.figure_every = truth, figure_every
         self.history: list[dict[str, float]] = []
         self._last: Tensor | None = None

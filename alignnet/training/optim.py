@@ -18,6 +18,8 @@ from torch import Tensor
 
 from alignnet.errors import ConfigError
 from alignnet.geometry.detector import Detector
+from alignnet.sensors.hierarchy import theta_motions
+from alignnet.sensors.parametrisation import RigidLocal
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.hessian import Problem
 from alignnet.solvers.levels import Hierarchical, Level, Preconditioner, level, prior_weight
@@ -135,6 +137,8 @@ def largest_eigenvalue(matrix: Problem, preconditioner: BlockJacobi, iterations:
 
 
 _ENOUGH = 0.1  # of χ²: conjugate gradients need not gain less
+# Priors for these may stand in a configuration that serves detectors without them.
+_USUAL_LEVELS = ("half_barrel", "layer", "stave", "half_stave", "module")
 
 
 @dataclass(frozen=True)
@@ -194,10 +198,11 @@ class GaussNewton(torch.optim.Optimizer):
         self.report: StepReport | None = None
 
     def attach(self, detector: Detector, sensors: SensorLayer) -> None:
-        """Say what Θ belongs to; the levels that the detector's names do not have are left out.
+        """Say what Θ belongs to; levels of ITS2 that the detector's names do not have are left out.
 
         Raises:
-            ConfigError: the sensors have a prior, but not the six degrees of freedom that it is for.
+            ConfigError: a level that neither has, or the sensors have a prior, but not the six degrees of
+                freedom that it is for.
         """
         if self.sensor_prior is not None and sensors.theta.shape[-1] != 6:
             raise ConfigError(
@@ -205,7 +210,12 @@ class GaussNewton(torch.optim.Optimizer):
                 "set optimizer.sensor_prior=null with sensors.parametrisation=affine"
             )
         known = {name.lower() for name in detector.levels}
-        wanted = {n: s for n, s in self.level_priors.items() if n.replace("_", "").lower() in known}
+        unknown = [n for n in self.level_priors if n.replace("_", "").lower() not in known]
+        if strange := [n for n in unknown if n not in _USUAL_LEVELS]:
+            raise ConfigError(
+                f"optimizer.levels has {strange}; {detector.name} has the levels {list(detector.levels)}"
+            )
+        wanted = {n: s for n, s in self.level_priors.items() if n not in unknown}
         self._sensors = sensors
         self._levels = [level(detector, sensors, name, sigma) for name, sigma in wanted.items()]
 
@@ -217,10 +227,19 @@ class GaussNewton(torch.optim.Optimizer):
         """The linear system of the tracks added so far, which are then forgotten."""
         assert self._sensors is not None
         problem = Problem(self._sensors, self.blocks, consume=True)
+        moves = problem.hits() >= self.min_hits
         hierarchy = Hierarchical(
-            problem, self._levels, prior_weight(self.sensor_prior), problem.hits() >= self.min_hits
+            problem, self._levels, prior_weight(self.sensor_prior), moves, self._own_basis()
         )
         return hierarchy, hierarchy.preconditioner()
+
+    def _own_basis(self) -> Tensor | None:
+        """The motions in their own frame that a prior of the sensors is about; None where these are Θ."""
+        assert self._sensors is not None
+        if self.sensor_prior is None or isinstance(self._sensors.parametrisation, RigidLocal):
+            return None
+        six = torch.eye(6, dtype=torch.float64).expand(len(self._sensors.theta), 6, 6)
+        return theta_motions(self._sensors, six.to(self._sensors.theta.device))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]

@@ -1,14 +1,20 @@
-"""A finished run of `alignnet train` for tests of the commands."""
+"""A finished run of `alignnet train`, a short one, and what any command says of what it refuses."""
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
 from training_runs import SMALL, finish, run, start, stop
+
+from alignnet.cli.app import CONF, errors_in_one_line
+from alignnet.data.datamodule import AlignmentData
+from alignnet.data.root import read_detector
 
 
 class Trained(NamedTuple):
@@ -40,3 +46,38 @@ def trained(barrel_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
     killed = torch.load(last, weights_only=True)["epoch"] + 1
     printed = run("train", f"resume={folder}", f"trainer.max_epochs={killed + 2}", folder=home)
     return Trained(folder, overrides, killed, killed + 2, printed)
+
+
+@pytest.fixture(scope="session")
+def few(barrel_file: Path) -> tuple[str, ...]:
+    """Overrides by which two ranks get unequal shares of every batch, and one of them none of the last."""
+    split, size, n_tracks = "[0.8,0.1,0.1]", 3, 95
+    data = AlignmentData([str(barrel_file)], read_detector(barrel_file), max_tracks=n_tracks, seed=1)
+    data.setup()
+    n_events = len(data.rows["train"])
+    assert n_events % size == 1
+    options = (
+        f"data.files=[{barrel_file}]",
+        *SMALL,
+        f"data.batch_size={size}",
+        f"data.max_tracks={n_tracks}",
+    )
+    return (*[o for o in options if o != "data.batch_size=20"], f"data.split={split}", "trainer.max_epochs=2")
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """What a command (a function of its name) says of arguments that it refuses: one line, exit code 2."""
+
+    def line_of(command: Callable[..., object], *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [command.__name__])
+        with pytest.raises(SystemExit) as exit_code, errors_in_one_line(CONF, command.__name__):
+            command(*arguments)
+        assert exit_code.value.code == 2
+        line = capsys.readouterr().err
+        assert line.startswith("alignnet: error: ")
+        assert line.endswith("\n")
+        assert line.count("\n") == 1
+        return line.removeprefix("alignnet: error: ").removesuffix("\n")
+
+    return line_of

@@ -12,7 +12,6 @@ from omegaconf import OmegaConf
 from small_detectors import BEAM, GUN, planes, simulated
 from training_runs import evaluate
 
-from alignnet.cli.app import CONF, errors_in_one_line
 from alignnet.data.datamodule import AlignmentData
 from alignnet.data.root import read_detector, read_misalignment, read_tracks, write_simulation
 
@@ -111,39 +110,29 @@ def test_a_run_is_found_from_another_folder_with_the_relative_names_it_was_start
     assert numbers(run)["chi2_per_ndf"] == pytest.approx(numbers(run, ".")["chi2_per_ndf"], rel=1e-9)
 
 
-def refused(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
-    with pytest.raises(SystemExit) as exit_code, errors_in_one_line(CONF, "evaluate"):
-        evaluate(*overrides)
-    assert exit_code.value.code == 2
-    line = capsys.readouterr().err
-    assert line.startswith("alignnet: error: ")
-    assert line.count("\n") == 1
-    return line.removeprefix("alignnet: error: ").rstrip()
-
-
-def test_a_folder_that_is_no_run_is_one_line(tmp_path, capsys):
-    assert refused(capsys, "run=nowhere").startswith(
+def test_a_folder_that_is_no_run_is_one_line(refused, tmp_path):
+    assert refused(evaluate, "run=nowhere").startswith(
         "run is nowhere: no such folder; give that of a training run"
     )
-    assert refused(capsys, f"run={tmp_path}").startswith(f"{tmp_path}: not the folder of a training run")
-    assert refused(capsys) == "run has no value: give one, run=..."
+    assert refused(evaluate, f"run={tmp_path}").startswith(f"{tmp_path}: not the folder of a training run")
+    assert refused(evaluate) == "run has no value: give one, run=..."
 
 
-def test_a_run_that_has_not_finished_is_one_line_that_says_how_to_go_on(run, capsys):
+def test_a_run_that_has_not_finished_is_one_line_that_says_how_to_go_on(refused, run):
     (run / "alignment.root").unlink()
-    assert refused(capsys, f"run={run}").endswith(f"go on with alignnet train resume={run}")
+    assert refused(evaluate, f"run={run}").endswith(f"go on with alignnet train resume={run}")
 
 
-def test_misspelt_settings_are_one_line(run, capsys):
-    assert "prat" in refused(capsys, f"run={run}", "+evaluation.prat=test")
-    assert refused(capsys, f"run={run}", "+evaluation.part=best").startswith(
+def test_misspelt_settings_are_one_line(refused, run):
+    assert "prat" in refused(evaluate, f"run={run}", "+evaluation.prat=test")
+    assert refused(evaluate, f"run={run}", "+evaluation.part=best").startswith(
         "evaluation.part is 'best'; choose"
     )
 
 
-def test_tracks_of_another_detector_are_refused(run, tmp_path, capsys):
+def test_tracks_of_another_detector_are_refused(refused, run, tmp_path):
     detector, path = planes(6), tmp_path / "planes.root"
     tracks = simulated(detector, BEAM, 20, seed=1)
     write_simulation(path, detector, tracks, None, {"generator": "tests", "seed": 1})
-    assert str(path) in refused(capsys, f"run={run}", f"data.files=[{path}]")
+    assert str(path) in refused(evaluate, f"run={run}", f"data.files=[{path}]")
     assert not (run / "evaluation").exists()

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from small_detectors import part_of
+from training_runs import configured
 
-from alignnet.cli.app import CONF, errors_in_one_line
 from alignnet.cli.export import main
 from alignnet.data.mille import read_mille
 from alignnet.data.root import read_alignment, write_alignment, write_simulation
@@ -39,8 +39,7 @@ TRACKS = Simulation(Beam(), PLANES, SIX, seed=4).generate(60)
 def trained():
     """The configuration of a training."""
     keys = ["detector=file", "data.files=[beam.root]", "loss.vertex=absent", "data.split=[0.8,0.1,0.1]"]
-    with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        return compose("train", overrides=keys)
+    return configured("train", *keys)
 
 
 @pytest.fixture
@@ -56,9 +55,7 @@ def run(trained, tmp_path) -> Path:
 
 
 def export(run, *overrides):
-    with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        config = compose("export", overrides=[f"run={run}", *overrides])
-    main.__wrapped__(config)
+    main.__wrapped__(configured("export", f"run={run}", *overrides))
 
 
 @pytest.mark.parametrize("suffix", ["root", "csv"])
@@ -107,11 +104,11 @@ def test_the_training_tracks_become_records_with_a_steering_file(run, tmp_path, 
     assert lines[-6:] == ["method inversion 3 0.01", "countrecords", "entries 10 5", "hugecut 1e7", "", "end"]
 
 
-def test_a_file_from_before_is_replaced_only_by_a_whole_one(run, tmp_path):
+def test_a_file_from_before_is_replaced_only_by_a_whole_one(refused, run, tmp_path):
     path = tmp_path / "alignment.csv"
     path.write_text("from before")
     write_simulation(tmp_path / "beam.root", shuffled(), TRACKS, SIX, {"generator": "test", "seed": 4})
-    complain(run, "format=table", f"output={path}")
+    refused(export, run, "format=table", f"output={path}")
     assert path.read_text() == "from before"
     write_simulation(tmp_path / "beam.root", PLANES, TRACKS, SIX, {"generator": "test", "seed": 4})
     export(run, "format=table", f"output={path}")
@@ -122,22 +119,9 @@ def shuffled():
     return replace(PLANES, sensor_id=torch.tensor([0, 1, 2, 7]))
 
 
-def complain(run, *overrides):
-    """The command ends with exit code 2."""
-    with pytest.raises(SystemExit) as exit_code, errors_in_one_line(CONF, "export"):
-        export(run, *overrides)
-    assert exit_code.value.code == 2
-
-
 def test_the_answer_is_given_in_the_order_of_the_detector(run, tmp_path):
     """Also where the run's file and the detector's list the sensors in another order."""
-    turned = replace(
-        PLANES,
-        sensor_id=PLANES.sensor_id.flip(0),
-        names=PLANES.names[::-1],
-        layer=PLANES.layer.flip(0),
-        translation=PLANES.translation.flip(0),
-    )
+    turned = part_of(PLANES, torch.arange(4).flip(0))
     write_simulation(tmp_path / "beam.root", turned, TRACKS, SIX, {"generator": "test", "seed": 4})
     export(run, "format=table", f"output={tmp_path / 'a.root'}")
     table = read_table(tmp_path / "a.root")
@@ -163,8 +147,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("keys", BAD)
-def test_what_cannot_be_exported_is_one_line_and_no_file(keys, run, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["export"])
+def test_what_cannot_be_exported_is_one_line_and_no_file(refused, keys, run):
     folder = run.parent
     (folder / "empty").mkdir()
     for name in ("unfinished", "others"):
@@ -172,10 +155,7 @@ def test_what_cannot_be_exported_is_one_line_and_no_file(keys, run, capsys, monk
     three = telescope([0.0, 1.0, 2.0], 1.0, 1.0)
     write_alignment(folder / "others" / "alignment.root", three, SIX[:3], None, np.zeros(3), np.zeros(3))
     there = re.sub(r"(output|run)=", rf"\1={folder}/", keys)
-    complain(run, *there.split())
-    line = capsys.readouterr().err
-    assert re.match(f"alignnet: error: {BAD[keys]}", line)
-    assert line.count("\n") == 1
+    assert re.match(BAD[keys], refused(export, run, *there.split()))
     assert not list(folder.glob("*new*"))
 
 

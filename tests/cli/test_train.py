@@ -1,21 +1,16 @@
-"""`alignnet train`: what it leaves, on one process and on several, and what it refuses in one line."""
+"""`alignnet train`: what it leaves, on one process and on several."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
-import awkward as ak
 import numpy as np
 import pytest
 import torch
-import uproot
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_runs import SMALL, finish, run, start, theta_of, train
+from training_runs import finish, run, start, theta_of, train
 
-from alignnet.cli.app import CONF, errors_in_one_line
-from alignnet.data.datamodule import AlignmentData
 from alignnet.data.root import read_alignment, read_alignment_table, read_detector, read_misalignment
 from alignnet.geometry.recovery import Recovery, difference
 
@@ -126,23 +121,6 @@ def test_what_is_in_the_log_file_is_dated(trained):
 # several processes
 
 
-@pytest.fixture(scope="module")
-def few(barrel_file) -> tuple[str, ...]:
-    """Overrides by which two ranks get unequal shares of every batch, and one of them none of the last."""
-    split, size, n_tracks = "[0.8,0.1,0.1]", 3, 95
-    data = AlignmentData([str(barrel_file)], read_detector(barrel_file), max_tracks=n_tracks, seed=1)
-    data.setup()
-    n_events = len(data.rows["train"])
-    assert n_events % size == 1
-    options = (
-        f"data.files=[{barrel_file}]",
-        *SMALL,
-        f"data.batch_size={size}",
-        f"data.max_tracks={n_tracks}",
-    )
-    return (*[o for o in options if o != "data.batch_size=20"], f"data.split={split}", "trainer.max_epochs=2")
-
-
 TO_THE_END = ("optimizer=gauss_newton", "optimizer.tolerance=1e-10", "optimizer.max_iterations=3000")
 HOW = {
     "preconditioned_sgd": ("optimizer=preconditioned_sgd", "optimizer.momentum=0.3"),
@@ -232,195 +210,10 @@ def test_averaging_of_partitions_comes_as_far_as_one_process(few, tmp_path, no_p
     assert abs(two - one) < 0.5 * (before - one)
 
 
-# what goes wrong
-
-
-def refused(folder: Path, capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
-    """What a run that cannot be says; nothing of it is left."""
-    with pytest.raises(SystemExit) as exit_code, errors_in_one_line(CONF, "train"):
-        train(folder, *overrides)
-    assert exit_code.value.code == 2
-    line = capsys.readouterr().err
-    assert line.startswith("alignnet: error: ")
-    assert line.count("\n") == 1
-    assert not (folder / "alignment.root").exists()
-    assert not (folder / "metrics.json").exists()
-    return line.removeprefix("alignnet: error: ").rstrip()
-
-
-def test_a_run_that_diverges_names_the_events_and_keeps_the_last_good_checkpoint(
-    few, tmp_path, capsys, no_pictures
-):
-    train(tmp_path, *few, "optimizer=sgd", "optimizer.lr=1e-9", "trainer.max_epochs=1")
-    good = theta_of(tmp_path)
-    for name in ("alignment.root", "metrics.json"):
-        (tmp_path / name).unlink()
-    capsys.readouterr()
-    line = refused(tmp_path, capsys, *few, "optimizer=sgd", "optimizer.lr=1e3", f"resume={tmp_path}")
-    assert " in epoch 1, events [" in line
-    assert "the last good checkpoint is kept" in line
-    assert torch.equal(theta_of(tmp_path), good)
-
-
-def rewritten(source: Path, target: Path, **changes) -> Path:
-    """A copy of a file, its tree `tracks` changed: a function of the column, or None to leave it out."""
-    with uproot.open(source) as file, uproot.recreate(target) as copy:
-        copy["metadata"] = str(file["metadata"])
-        for tree in ("sensors", "misalignment", "tracks"):
-            columns = {name: file[tree][name].array() for name in file[tree].keys()}  # noqa: SIM118  not a dict
-            columns.pop("n_hits", None)
-            for name, change in changes.items() if tree == "tracks" else ():
-                column = columns.pop(name)
-                if change is not None:
-                    columns[name] = change(column)
-            copy[tree] = columns
-    return target
-
-
-def first_hit(value):
-    """A column with the first hit of the fifth track replaced."""
-
-    def change(column):
-        flat = ak.flatten(column).to_numpy().copy()
-        count = ak.num(column)
-        flat[int(ak.sum(count[:4]))] = value
-        return ak.unflatten(flat, count)
-
-    return change
-
-
-BAD_FILES = {
-    "not ROOT": (lambda s, t: t.write_text("event,u,v\n1,2,3\n"), "it is not one, or damaged"),
-    "truncated": (lambda s, t: t.write_bytes(s.read_bytes()[: s.stat().st_size // 2]), "damaged"),
-    "empty": (lambda s, t: t.write_bytes(b""), "cannot be read as a ROOT file"),
-    "a branch is missing": (
-        lambda s, t: rewritten(s, t, hit_sigma_u=None), "tree tracks has no branch hit_sigma_u",
-    ),
-    "unknown sensor": (
-        lambda s, t: rewritten(s, t, hit_sensor=first_hit(999)),
-        "branch hit_sensor, entry 4, hit 0: found 999, expected a sensor_id of detector small barrel",
-    ),
-    "NaN": (
-        lambda s, t: rewritten(s, t, hit_v=first_hit(np.nan)),
-        "branch hit_v, entry 4, hit 0: found nan, expected finite measured positions",
-    ),
-    "no resolution": (
-        lambda s, t: rewritten(s, t, hit_sigma_u=first_hit(0.0)),
-        "branch hit_sigma_u, entry 4, hit 0: found 0.0, expected a resolution > 0",
-    ),
-    "two hits": (
-        lambda s, t: rewritten(
-            s, t, **{f"hit_{n}": lambda c: ak.concatenate([c[:2], c[2:3, :2], c[3:]]) for n in
-                     ("sensor", "u", "v", "sigma_u", "sigma_v")},
-            **{f"truth_hit_{n}": None for n in "uv"},
-        ),
-        "entry 2: found 2 hits, expected at least 3",
-    ),
-    "no tracks": (
-        lambda s, t: rewritten(
-            s, t, **dict.fromkeys(("vertex_cov", "truth_hit_u", "truth_hit_v"), None),
-            **{n: lambda c: c[:0] for n in (
-                "event", "hit_sensor", "hit_u", "hit_v", "hit_sigma_u", "hit_sigma_v", "vertex", "p", "mass",
-                "kind", "truth_position", "truth_momentum", "truth_q", "truth_pdg")},
-        ),
-        "tree tracks is empty",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("fault", BAD_FILES)
-def test_a_file_that_cannot_be_used_is_named_with_what_is_wrong(barrel_file, tmp_path, capsys, fault):
-    path = tmp_path / "bad.root"
-    make, complaint = BAD_FILES[fault]
-    make(barrel_file, path)
-    line = refused(tmp_path, capsys, f"data.files=[{path}]", *SMALL)
-    assert str(path) in line
-    assert complaint in line
-
-
-BAD_KEYS = {
-    "data.files=[]": "data.files is []; expected a list of at least one ROOT file",
-    "data.files=other.root": "data.files is 'other.root'; expected a list of at least one ROOT file",
-    "data.files=[nowhere.root]": "nowhere.root: found no such file, expected a ROOT file",
-    "data.batchsize=3": "unknown key 'data.batchsize'; did you mean data.batch_size?",
-    "data.batch_size=many": "data.batch_size is 'many'; expected a whole number",
-    "data.split=0.8": "data: ",
-    "optimizer=adam": "optimizer=adam: there is no such choice, only gauss_newton, preconditioned_sgd, sgd",
-    "optimizer.lr=fast": "optimizer: ",
-    "loss=exact": "loss=exact: there is no such choice, only diagonal, full, none",
-    "loss.vertex=guessed": "loss.vertex is 'guessed'; choose from ['given', 'fitted', 'absent']",
-    "sensors.parametrisation=free": "parametrisation 'free'; choose from ['affine', 'global', 'local']",
-    "sensors.parametrisation=affine": "optimizer.sensor_prior is for six degrees of freedom a sensor",
-    "sensors.fixed.layers=[9]": "sensors.fixed.layers has [9]; detector small barrel has [0, 1, 2, 3]",
-    "sensors.start=nowhere.root": "nowhere.root: found no such file",
-    "seed=-1": "seed: ",
-    "trainer.accelerator=abacus": "trainer: You selected an invalid accelerator name",
-    "+trainer.epochs=3": "trainer: ",
-    "early_stop.patient=3": "unknown key 'early_stop.patient'; did you mean early_stop.patience",
-    "evaluation.part=best": "evaluation.part is 'best'; choose from ['all', 'train', 'validation', 'test']",
-    "evaluation.dca_vertex=best": "evaluation.dca_vertex is 'best'; choose from",
-    "evaluation.max_chi2_per_ndf=0": "evaluation.max_chi2_per_ndf is 0; expected a number > 0, or null",
-    "resume=nowhere": "nowhere: no checkpoints/last.ckpt there; give the folder of a training run",
-}
-
-
-@pytest.mark.parametrize("override", BAD_KEYS)
-def test_a_key_that_cannot_be_used_is_named_before_anything_is_trained(
-    barrel_file, tmp_path, capsys, monkeypatch, override
-):
-    monkeypatch.setattr("sys.argv", ["train"])
-    line = refused(tmp_path, capsys, f"data.files=[{barrel_file}]", *SMALL, override)
-    assert line.startswith(BAD_KEYS[override])
-    assert not (tmp_path / "checkpoints").exists()
-
-
-def test_the_command_itself_ends_with_one_line_and_code_2(barrel_file, tmp_path):
-    (tmp_path / "bad.ckpt").write_bytes(os.urandom(200))
-    run_folder = tmp_path / "old"
-    (run_folder / ".hydra").mkdir(parents=True)
-    (run_folder / ".hydra" / "overrides.yaml").write_text(f"- data.files=[{barrel_file}]\n- detector=file\n")
-    (run_folder / "checkpoints").mkdir()
-    (run_folder / "checkpoints" / "last.ckpt").write_bytes(os.urandom(3000))
-    code, out, err = finish(start("train", "resume=old", folder=tmp_path))
-    assert code == 2
-    assert err.startswith("alignnet: error: old/checkpoints/last.ckpt: ")
-    assert err.count("\n") == 1
-    assert "Traceback" not in out
-
-
-def test_a_checkpoint_of_another_detector_is_refused(few, trained, tmp_path, capsys):
-    line = refused(tmp_path, capsys, *few, "detector.name=other", f"resume={trained.folder}")
-    assert line == "the checkpoint is for another detector: 'small barrel'; this run has 'other'"
-
-
-# real data
-
-
-@pytest.fixture(scope="module")
-def telescope_run(tmp_path_factory) -> dict:
-    """The numbers of `experiment=telescope`."""
-    folder = tmp_path_factory.mktemp("telescope")
-    train(folder, "experiment=telescope", "figure_every=0", "trainer.accelerator=cpu")
-    return metrics_of(folder)
-
-
-def test_planes_in_a_real_beam_end_where_their_residuals_are_as_wide_as_they_should_be(telescope_run):
-    """FE-I4 pixels of 50 µm along v; along u they are 250 µm long, and their residuals are no Gaussians."""
-    before = [
-        abs(row[c]["unbiased_before_mean_um"]) for row in telescope_run["residuals"].values() for c in "uv"
-    ]
-    assert max(before) > 1000
-    for row in telescope_run["residuals"].values():
-        v, u = row["v"], row["u"]
-        assert v["unbiased_width_um"] == pytest.approx(v["expected_unbiased_width_um"], rel=0.15)
-        assert abs(v["unbiased_mean_um"]) < 3.0
-        assert abs(v["mean_um"]) < 1.0
-        assert abs(u["mean_um"]) < 3.0
-        assert v["n_hits"] > 3000
-    assert telescope_run["chi2_per_ndf"] < 1.3 < telescope_run["chi2_per_ndf_before"]
-
-
-def test_a_run_on_real_data_stops_by_itself(telescope_run):
-    assert 3 < len(telescope_run["history"]) < 15
-    assert "truth" not in telescope_run
-    assert telescope_run["dca"] is None
+def test_a_second_run_in_a_folder_forgets_the_curves_of_the_first(few, tmp_path, no_pictures):
+    options = (*few, "optimizer=sgd", "optimizer.lr=1e-9")
+    for _ in range(2):
+        train(tmp_path, *options, "trainer.max_epochs=1")
+        (events,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
+    train(tmp_path, *options, "trainer.max_epochs=2", f"resume={tmp_path}")
+    assert events.is_file()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from small_detectors import COLUMNS, part_of, true_helix
 from torch import Tensor
 
 from alignnet.data.crossings import Crossings, crossings, in_active_area, layers_of, local_point
-from alignnet.data.root import read_detector, read_misalignment, read_tracks
 from alignnet.data.sources import Beam, Cosmics, ParticleGun, Source
 from alignnet.data.streams import Streams
 from alignnet.errors import GeometryError
@@ -19,9 +21,6 @@ from alignnet.geometry.telescope import telescope
 from alignnet.physics.helix import Helix, from_momentum, move, path_to_cylinder, path_to_plane, point
 from alignnet.units import UM
 
-TABLES = (
-    "sensor_id", "layer", "rotation", "translation", "half", "centre", "x_over_x0", "curvature_radius",
-)  # fmt: skip
 SHIFTS = torch.tensor([0.01, 0.01, 0.01, 1e-3, 1e-3, 1e-3], dtype=torch.float64)
 
 
@@ -84,7 +83,7 @@ def rings(z: float, layer: int, detector: Detector) -> Detector:
 
 
 def joined(parts: list[Detector]) -> Detector:
-    tables = {name: torch.cat([getattr(part, name) for part in parts]) for name in TABLES}
+    tables = {name: torch.cat([getattr(part, name) for part in parts]) for name in COLUMNS}
     return Detector(name="all", names=tuple(name for part in parts for name in part.names), b_z=0.5, **tables)
 
 
@@ -114,19 +113,13 @@ def test_a_barrel_is_crossed_where_a_walk_along_the_track_crosses_it(barrel, sou
     ids=["collisions", "forward", "cosmics"],
 )
 def test_the_grids_know_every_sensor_that_a_track_may_hit(barrel, source):
-    inner = rows_of(barrel, barrel.layer < 3)
+    inner = part_of(barrel, (barrel.layer < 3).nonzero().squeeze(-1))
     helix = helices(source, 3000, inner.b_z)
     for layer in layers_of(inner):
         known = layer.near(helix)
         layer.grids = []  # try all sensors
         assert pairs(known) == pairs(layer.near(helix))
         assert len(known.s) > 50 or not getattr(layer.surface, "outward", True)
-
-
-def rows_of(detector: Detector, keep: Tensor) -> Detector:
-    names = tuple(name for name, kept in zip(detector.names, keep.tolist(), strict=True) if kept)
-    tables = {name: getattr(detector, name)[keep] for name in TABLES}
-    return Detector(name=detector.name, names=names, b_z=detector.b_z, **tables)
 
 
 def test_discs_and_planes_are_crossed_where_a_walk_along_the_track_crosses_them():
@@ -142,7 +135,7 @@ def test_discs_and_planes_are_crossed_where_a_walk_along_the_track_crosses_them(
 def test_a_layer_may_hold_a_disc_at_either_end():
     plane = telescope([0.0], 1.0, 1.0)
     both = joined([rings(15.0, 2, plane), rings(-15.0, 3, plane)])
-    both = Detector(**{**vars_of(both), "layer": torch.zeros(128, dtype=torch.int64)})
+    both = replace(both, layer=torch.zeros(128, dtype=torch.int64))
     forward = helices(Beam(momentum=1.0, divergence=0.1, start_z=-1.0, spot=0.1), 20, 0.5)
     backward = forward._replace(direction=-forward.direction, omega=-forward.omega)
     helix = Helix(*(torch.cat(columns) for columns in zip(forward, backward, strict=True)))
@@ -156,16 +149,10 @@ def test_sensors_that_form_no_layer_are_still_found():
     turned = plane.rotation @ exp(
         torch.tensor([[0.0, 0, 0], [1.2, 0, 0], [0.3, 0, 1.0]], dtype=torch.float64)
     )
-    odd = Detector(
-        **{**vars_of(plane.placed(turned, plane.translation)), "layer": torch.zeros(3, dtype=torch.int64)}
-    )
+    odd = replace(plane.placed(turned, plane.translation), layer=torch.zeros(3, dtype=torch.int64))
     helix = helices(Beam(divergence=0.05), 50, 0.0)
     assert layers_of(odd)[0].surface is None
     assert pairs(crossings(odd, helix)) == one_by_one(odd, helix)
-
-
-def vars_of(detector: Detector) -> dict[str, object]:
-    return {name: getattr(detector, name) for name in Detector.__dataclass_fields__}
 
 
 def test_crossings_lie_on_the_path_on_the_plane_and_in_the_active_area(barrel):
@@ -216,24 +203,16 @@ def test_rotating_detector_and_tracks_about_z_gives_the_same_crossings(barrel):
 
 def test_a_bent_sensor_is_refused():
     detector = telescope([1.0, 2.0], 1.0, 1.0)
-    bent = Detector(
-        **{**vars_of(detector), "curvature_radius": torch.tensor([0.0, 3.0], dtype=torch.float64)}
-    )
+    bent = replace(detector, curvature_radius=torch.tensor([0.0, 3.0], dtype=torch.float64))
     with pytest.raises(GeometryError, match=r"telescope/plane1.*bent"):
         layers_of(bent)
 
 
 @pytest.fixture(scope="module")
-def acts(shared_data):
+def acts(acts_sample):
     """Tracks that ACTS simulated with scattering in a misaligned detector, and our unscattered crossings."""
-    path = shared_data / "acts_its2.root"
-    if not path.exists():
-        pytest.skip(f"{path} is not there: tracks simulated by ACTS")
-    nominal = read_detector(path)
-    detector = misaligned(nominal, read_misalignment(path, nominal))
-    tracks = read_tracks(path, nominal, 0, 8000, short_tracks="drop")
-    truth = {name: torch.from_numpy(column) for name, column in tracks.truth.items()}
-    helix = from_momentum(truth["position"], truth["momentum"], truth["q"].double(), nominal.b_z)
+    nominal, detector, tracks, truth = acts_sample
+    helix = true_helix(tracks, nominal.b_z)
     return detector, tracks, truth, crossings(detector, helix)
 
 

@@ -1,4 +1,4 @@
-"""Detector, metadata, misalignment and alignment in ROOT files; a file is there whole or not at all."""
+"""Detector, metadata and misalignment in ROOT files; a file is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,59 +11,30 @@ import numpy as np
 import pytest
 import torch
 import uproot
+from small_detectors import COLUMNS, double, four_planes
 
 from alignnet.data.atomic import replacing
 from alignnet.data.root import (
     SimulationWriter,
     check_same_sensors,
     has_misalignment,
-    read_alignment,
-    read_alignment_table,
     read_detector,
     read_metadata,
     read_misalignment,
     read_tracks,
-    write_alignment,
     write_simulation,
 )
 from alignnet.data.simulate import Simulation
 from alignnet.data.sources import Beam
 from alignnet.data.tracks import Tracks, concatenate
-from alignnet.errors import ConfigError, GeometryError, SchemaError
+from alignnet.errors import ConfigError, SchemaError
 from alignnet.geometry import rigid
-from alignnet.geometry.detector import Scatterers
 from alignnet.geometry.its2 import its2
 from alignnet.geometry.telescope import telescope
 
 METADATA = {"generator": "test", "seed": 1}
-NAMES = ("box/upper/plane0", "box/upper/plane1", "box/lower/plane0", "box/lower/plane1")
-
-
-def double(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def make_detector():
-    """Four planes that differ in everything, identifiers out of order."""
-    torch.manual_seed(3)
-    return replace(
-        telescope([0.0, 2.0, 4.0, 6.0], [1.0, 1.5, 2.0, 2.5], 0.7, [0.125, 0.25, 0.0, 0.5], b_z=-0.5),
-        name="four planes",
-        names=NAMES,
-        sensor_id=torch.tensor([70, 3, 100, 42]),
-        rotation=rigid.exp(torch.randn(4, 3, dtype=torch.float64)),
-        translation=torch.randn(4, 3, dtype=torch.float64),
-        centre=torch.randn(4, 2, dtype=torch.float64),
-        curvature_radius=double(0, 1.8, 0, 2.4),
-        scatterers=Scatterers(double(1.86, 25.0), double(44.4, 90.0), double(0.00227, 0.01)),
-    )
-
-
-DETECTOR = make_detector()
+DETECTOR = four_planes()
 SIX = torch.linspace(-0.01, 0.02, 24, dtype=torch.float64).reshape(4, 6)
-
-
-QUARTER_TURN = torch.nn.functional.pad(torch.full((4, 1), torch.pi / 2, dtype=torch.float64), (5, 0))
 
 
 def make_tracks(first_event=0) -> Tracks:
@@ -96,7 +67,7 @@ def write_tree(path, tree, branches, metadata=None):
 def sensor_branches(**changes):
     whole = {
         "sensor_id": DETECTOR.sensor_id.numpy(),
-        "name": list(NAMES),
+        "name": list(DETECTOR.names),
         "layer": DETECTOR.layer.numpy(),
         "rotation": DETECTOR.rotation.reshape(4, 9).numpy(),
         "translation": DETECTOR.translation.numpy(),
@@ -113,17 +84,8 @@ def six_branches(rows, **changes):
 
 def test_a_file_gives_back_the_detector_it_was_given(file):
     read = read_detector(file)
-    assert (read.name, read.b_z, read.names) == ("four planes", -0.5, NAMES)
-    for name in (
-        "sensor_id",
-        "layer",
-        "rotation",
-        "translation",
-        "half",
-        "centre",
-        "x_over_x0",
-        "curvature_radius",
-    ):
+    assert (read.name, read.b_z, read.names) == ("four planes", -0.5, DETECTOR.names)
+    for name in COLUMNS:
         assert torch.equal(getattr(read, name), getattr(DETECTOR, name)), name
     for name in ("radius", "half_z", "x_over_x0"):
         assert torch.equal(getattr(read.scatterers, name), getattr(DETECTOR.scatterers, name)), name
@@ -358,55 +320,6 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "file" / "a.root"):
         with pytest.raises(ConfigError, match="cannot write"), replacing(path):
             pass
-
-
-def test_an_alignment_repeats_the_misalignment_it_found(tmp_path):
-    errors = SIX.abs() / 10
-    errors[1] = torch.nan
-    write_alignment(
-        tmp_path / "a.root", DETECTOR, SIX, errors, torch.tensor([5, 0, 7, 2**40]), np.array([0, 1, 0, 2])
-    )
-    assert torch.equal(read_alignment(tmp_path / "a.root", DETECTOR), SIX)
-    table = read_alignment_table(tmp_path / "a.root")
-    assert table.name == NAMES
-    assert np.array_equal(table.error, errors.numpy(), equal_nan=True)
-    assert (table.n_hits.tolist(), table.status.tolist()) == ([5, 0, 7, 2**40], [0, 1, 0, 2])
-    moved = rigid.place_global(DETECTOR.rotation, DETECTOR.translation, torch.from_numpy(table.global_))
-    for found, expected in zip(
-        moved, rigid.place_local(DETECTOR.rotation, DETECTOR.translation, SIX), strict=True
-    ):
-        assert torch.allclose(found, expected, rtol=0, atol=1e-14)
-
-
-def test_an_alignment_is_read_by_sensor_not_by_row(tmp_path):
-    write_alignment(tmp_path / "a.root", DETECTOR, SIX, None, np.zeros(4), np.zeros(4))
-    turned = replace(DETECTOR, sensor_id=DETECTOR.sensor_id.flip(0))
-    assert torch.equal(read_alignment(tmp_path / "a.root", turned), SIX.flip(0))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"local_six": SIX[:3]}, r"shape \(3, 6\), expected \(4, 6\)"),
-        ({"local_six": SIX * torch.nan}, "box/upper/plane0 is .*nan"),
-        ({"errors": SIX[:, :5]}, r"errors has shape \(4, 5\)"),
-        ({"n_hits": np.zeros(5)}, r"n_hits has shape \(5,\)"),
-        ({"status": np.array([0, 1, 2, 3])}, r"status holds \[3\]"),
-        ({"local_six": QUARTER_TURN, "detector": telescope([0.0, 1, 2, 3], 1, 1)}, "rotation by 90°"),
-        ({"detector": replace(DETECTOR, sensor_id=DETECTOR.sensor_id + 2**31)}, "expected 32-bit integers"),
-    ],
-)
-def test_an_alignment_that_does_not_fit_is_refused(changes, message, tmp_path):
-    whole = {
-        "detector": DETECTOR,
-        "local_six": SIX,
-        "errors": SIX,
-        "n_hits": np.zeros(4),
-        "status": np.zeros(4),
-    }
-    with pytest.raises(GeometryError, match=message):
-        write_alignment(tmp_path / "a.root", **{**whole, **changes})
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_written_metadata_is_plain_json(file):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from small_detectors import QUIET, true_helix
 from torch import Tensor
 
 from alignnet.data.crossings import crossings
-from alignnet.data.root import read_detector, read_misalignment, read_tracks
 from alignnet.data.simulate import Simulation
 from alignnet.data.sources import MUON_MASS, Beam, Cosmics, ParticleGun, Particles
 from alignnet.data.streams import Streams
@@ -19,14 +19,12 @@ from alignnet.geometry.detector import Detector
 from alignnet.geometry.its2 import its2
 from alignnet.geometry.misalign import misaligned
 from alignnet.geometry.telescope import telescope
-from alignnet.physics.helix import Helix, from_momentum, path_to_plane, point
+from alignnet.physics.helix import Helix, path_to_plane, point
 from alignnet.physics.material import energy_loss_width, highland, mean_energy_loss
 from alignnet.units import PION_MASS, UM
 
 COVERAGE = (1.064, 1.058, 1.067, 1.070, 1.070, 1.070, 1.069)
 """Active chips around each layer of ITS2, summed, over 2π."""
-
-QUIET = {"scattering": False, "energy_loss": False, "smearing": False, "hit_efficiency": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +53,6 @@ def ideal(barrel) -> Tracks:
     return Simulation(ParticleGun(pt_min=1.0, eta_max=0.9), barrel, seed=3, **QUIET).generate(500)
 
 
-def truth_helix(tracks: Tracks, b_z: float) -> Helix:
-    columns = (torch.from_numpy(tracks.truth[name]) for name in ("position", "momentum", "q"))
-    position, momentum, charge = columns
-    return from_momentum(position, momentum, charge.double(), b_z)
-
-
 def same(first: Tracks, second: Tracks) -> bool:
     names = ("event", "offset", "sensor", "uv", "sigma", "vertex", "vertex_cov", "p", "mass", "kind")
     equal = all(np.array_equal(getattr(first, name), getattr(second, name)) for name in names)
@@ -69,7 +61,7 @@ def same(first: Tracks, second: Tracks) -> bool:
 
 def test_without_matter_and_noise_hits_lie_on_the_helix_at_the_misaligned_sensors(barrel, six):
     tracks = Simulation(ParticleGun(), barrel, six, **QUIET).generate(100)
-    actual, helix = misaligned(barrel, six), truth_helix(tracks, barrel.b_z)
+    actual, helix = misaligned(barrel, six), true_helix(tracks, barrel.b_z)
     sensor, along = torch.from_numpy(tracks.sensor), Helix(*(f[tracks.track_of_hit] for f in helix))
     uv = torch.from_numpy(tracks.uv)
     local = torch.stack([uv[:, 0], torch.zeros(len(uv), dtype=torch.float64), uv[:, 1]], -1)
@@ -349,19 +341,13 @@ def test_a_misalignment_of_another_detector_is_refused():
         Simulation(Beam(), telescope([0.0, 1.0], 1.0, 1.0), torch.zeros(5, 6, dtype=torch.float64))
 
 
-def test_scattering_and_energy_loss_are_as_wide_as_in_acts(shared_data):
-    path = shared_data / "acts_its2.root"
-    if not path.exists():
-        pytest.skip(f"{path} is not there: tracks simulated by ACTS")
-    nominal = read_detector(path)
-    actual = misaligned(nominal, read_misalignment(path, nominal))
-    tracks = read_tracks(path, nominal, 0, 6000, short_tracks="drop")
-    truth = {name: torch.from_numpy(column) for name, column in tracks.truth.items()}
+def test_scattering_and_energy_loss_are_as_wide_as_in_acts(acts_sample):
+    nominal, actual, tracks, truth = acts_sample
     charge = truth["q"].double()
     ours = Transport(actual, MUON_MASS)(
         Particles(torch.from_numpy(tracks.event), truth["position"], truth["momentum"], charge), Streams(1, 0)
     )
-    straight = crossings(actual, truth_helix(tracks, nominal.b_z))
+    straight = crossings(actual, true_helix(tracks, nominal.b_z))
     n, p = len(actual), truth["momentum"].norm(dim=-1)
     reference = dict(zip((straight.track * n + straight.sensor).tolist(), straight.uv, strict=True))
 

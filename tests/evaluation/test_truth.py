@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_detectors import inner_barrel
 from torch import Tensor
 
 from alignnet.errors import GeometryError
 from alignnet.evaluation.truth import truth_recovery
-from alignnet.geometry.detector import Detector
-from alignnet.geometry.its2 import its2
 from alignnet.geometry.misalign import Gaussian
 from alignnet.geometry.telescope import telescope
 from alignnet.geometry.weak_modes import rigid_motion_basis, weak_mode_basis
@@ -17,15 +16,6 @@ from alignnet.sensors.hierarchy import volume_motions
 
 UM = 1e-4
 KINDS = ("truth", "truth_rigid_only", "truth_layer_rigid")
-
-
-def inner_barrel() -> Detector:
-    """The three inner layers: 432 sensors."""
-    full = its2()
-    n = int((full.layer < 3).sum())
-    columns = ("sensor_id", "layer", "rotation", "translation", "half", "centre")
-    columns += ("x_over_x0", "curvature_radius")
-    return Detector("inner", names=full.names[:n], b_z=0.5, **{c: getattr(full, c)[:n] for c in columns})
 
 
 detector = inner_barrel()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 import uproot
 from hypothesis import given
 from hypothesis import strategies as st
+from small_detectors import part_of
 
 from alignnet.data.root_columns import read_payload
 from alignnet.errors import GeometryError, SchemaError
@@ -35,23 +35,7 @@ CHIPS = torch.tensor([0, 1, 9, 500, 24_119])
 CHIP = "ITS/ITSULayer3/ITSUHalfBarrel0/ITSUStave2/ITSUHalfStave1/ITSUModule0/ITSUChip4"
 
 
-def part_of(rows):
-    """A detector of some of ITS2's chips, which is quicker."""
-    names = (
-        "sensor_id",
-        "layer",
-        "rotation",
-        "translation",
-        "half",
-        "centre",
-        "x_over_x0",
-        "curvature_radius",
-    )
-    columns = {name: getattr(ITS2, name)[rows] for name in names}
-    return replace(ITS2, names=tuple(ITS2.names[i] for i in rows), **columns)
-
-
-PART = part_of(CHIPS)
+PART = part_of(ITS2, CHIPS)
 
 
 def written(path, entries, key="ccdb_object", class_name=CLASS_NAME, payload=None):
@@ -140,7 +124,7 @@ def test_deltas_move_points_of_the_laboratory_as_aligned_sensors_do(tmp_path):
 
 def test_parents_are_applied_first_whatever_the_order_in_the_file(tmp_path):
     row = ITS2.names.index(CHIP)
-    chip = part_of(torch.tensor([row, 0]))
+    chip = part_of(ITS2, torch.tensor([row, 0]))
     parents = ["/".join(CHIP.split("/")[:n]) for n in (7, 4, 1, 6, 3, 5)]
     deltas = {name: 0.1 * small(1, seed)[0] * 100 for seed, name in enumerate(parents)}
     path = written(tmp_path / "a.root", entries_of({name: d.tolist() for name, d in deltas.items()}))

@@ -250,13 +250,10 @@ def test_every_configured_misalignment_can_be_applied_to_its2(path: Path) -> Non
     assert spread == 0 if path.stem == "none" else 1e-3 < spread < 3e-2
 
 
-def test_the_default_misalignment_is_as_large_as_that_of_the_simulated_data(shared_data: Path) -> None:
+def test_the_default_misalignment_is_as_large_as_that_of_the_simulated_data(acts_file: Path) -> None:
     """About 100 µm a sensor: the levels' sigmas in quadrature, with the lever arms of their rotations."""
     uproot = pytest.importorskip("uproot")
-    path = shared_data / "acts_its2.root"
-    if not path.is_file():
-        pytest.skip(f"{path} is not there")
-    table = uproot.open(path)["misalignment"].arrays(library="np")
+    table = uproot.open(acts_file)["misalignment"].arrays(library="np")
     theirs = torch.stack([torch.from_numpy(table[name]) for name in ("du", "dv", "dw")], -1)
     ours = instantiate(OmegaConf.load(CONF / "gaussian.yaml"), _convert_="all")(ideal)[:, :3]
     for layers in (ideal.layer < 3, ideal.layer >= 3):

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_detectors import inner_barrel
 from torch import Tensor
 
 from alignnet.geometry import rigid
 from alignnet.geometry.detector import Detector
-from alignnet.geometry.its2 import its2
 from alignnet.geometry.recovery import Recovery, difference, displacement, probe_points, shears
 from alignnet.geometry.telescope import telescope
 from alignnet.geometry.weak_modes import rigid_motion_basis, weak_mode_basis
 
 UM = 1e-4
-
-
-def inner_barrel() -> Detector:
-    """The three inner layers of ITS2: 432 sensors."""
-    full = its2()
-    n = int((full.layer < 3).sum())
-    columns = ("sensor_id", "layer", "rotation", "translation", "half", "centre")
-    columns += ("x_over_x0", "curvature_radius")
-    return Detector("inner", names=full.names[:n], b_z=0.5, **{c: getattr(full, c)[:n] for c in columns})
 
 
 barrel = inner_barrel()

@@ -7,18 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_detectors import (
-    BEAM,
-    COSMICS,
-    GUN,
-    barrel,
-    batch_of,
-    exact,
-    mixed,
-    planes,
-    random_local,
-    simulated,
-)
+from small_detectors import COSMICS, GUN, barrel, batch_of, exact, mixed, random_local, simulated
+from small_problems import BARREL, NOISE, PLACES, VERTEX, loss_of, noisy
 from torch import Tensor
 
 from alignnet.data.batch import Batch
@@ -32,20 +22,6 @@ from alignnet.geometry.its2 import its2
 from alignnet.loss.chi2 import Chi2, HelixChi2
 from alignnet.loss.noise import NoiseModel
 from alignnet.sensors.sensor import SensorLayer
-
-BARREL, LINES, TELESCOPE = barrel(), barrel(b_z=0.0), planes()
-PLACES = {"barrel": (BARREL, GUN), "straight": (LINES, GUN), "telescope": (TELESCOPE, BEAM)}
-NOISE, VERTEX = ("none", "diagonal", "full"), ("absent", "given", "fitted")
-
-
-def cost_of(detector: Detector, noise: str = "full", vertex: str = "absent", **options: object) -> HelixChi2:
-    return HelixChi2(detector, NoiseModel(detector, noise), vertex, **options)
-
-
-def noisy(place: str, n_events: int = 12) -> tuple[Detector, Tracks]:
-    """Tracks in a detector whose sensors are some 5 µm off."""
-    detector, source = PLACES[place]
-    return detector, simulated(detector, source, n_events, random_local(len(detector), 5e-4, 5e-5))
 
 
 @torch.no_grad()
@@ -84,8 +60,9 @@ def moved_together(detector: Detector, shift: tuple[float, ...], turn: tuple[flo
     ],
 )
 def test_the_cost_does_not_see_a_motion_of_everything(place, noise, shift, turn):
-    detector, tracks = noisy(place)
-    batch, loss = batch_of(tracks, detector), cost_of(detector, noise, iterations=8)
+    detector, source = PLACES[place]
+    tracks = noisy(detector, source)
+    batch, loss = batch_of(tracks, detector), loss_of(detector, noise, iterations=8)
     before = evaluated(detector, loss, batch)
     after = evaluated(detector, loss, batch, moved_together(detector, shift, turn))
     assert torch.allclose(after.track, before.track, rtol=1e-7, atol=1e-7)
@@ -93,15 +70,12 @@ def test_the_cost_does_not_see_a_motion_of_everything(place, noise, shift, turn)
 
 
 def test_a_tilt_is_seen_through_the_field_and_a_shift_through_a_vertex():
-    detector, tracks = noisy("barrel")
-    batch = batch_of(tracks, detector)
-    tilt = moved_together(detector, (0.0, 0.0, 0.0), (0.3, 0.0, 0.0))
-    shift = moved_together(detector, (0.05, 0.0, 0.0), (0.0, 0.0, 0.0))
-    absent, given = cost_of(detector, "none"), cost_of(detector, "none", "given")
-    assert per_ndf(evaluated(detector, absent, batch, tilt)) > 1.5 * per_ndf(
-        evaluated(detector, absent, batch)
-    )
-    assert per_ndf(evaluated(detector, given, batch, shift)) > 5 * per_ndf(evaluated(detector, given, batch))
+    batch = batch_of(noisy(), BARREL)
+    tilt = moved_together(BARREL, (0.0, 0.0, 0.0), (0.3, 0.0, 0.0))
+    shift = moved_together(BARREL, (0.05, 0.0, 0.0), (0.0, 0.0, 0.0))
+    absent, given = loss_of(BARREL, "none"), loss_of(BARREL, "none", "given")
+    assert per_ndf(evaluated(BARREL, absent, batch, tilt)) > 1.5 * per_ndf(evaluated(BARREL, absent, batch))
+    assert per_ndf(evaluated(BARREL, given, batch, shift)) > 5 * per_ndf(evaluated(BARREL, given, batch))
 
 
 def turned_everything(batch: Batch, angle: float) -> tuple[Tensor, Batch]:
@@ -115,8 +89,8 @@ def turned_everything(batch: Batch, angle: float) -> tuple[Tensor, Batch]:
 
 @pytest.mark.parametrize("vertex", VERTEX)
 def test_turning_detector_and_vertices_about_the_field_leaves_the_cost(vertex):
-    batch = batch_of(noisy("barrel")[1], BARREL)
-    loss = cost_of(BARREL, "full", vertex, iterations=8)
+    batch = batch_of(noisy(), BARREL)
+    loss = loss_of(BARREL, "full", vertex, iterations=8)
     local, turned = turned_everything(batch, 1.1)
     before, after = evaluated(BARREL, loss, batch), evaluated(BARREL, loss, turned, local)
     assert torch.allclose(before.track + before.vertex, after.track + after.vertex, rtol=1e-6, atol=1e-6)
@@ -125,10 +99,9 @@ def test_turning_detector_and_vertices_about_the_field_leaves_the_cost(vertex):
 
 @pytest.mark.parametrize("vertex", VERTEX)
 def test_the_order_of_tracks_and_hits_and_padding_change_nothing(vertex):
-    detector, tracks = noisy("barrel")
-    batch = batch_of(tracks, detector)
-    loss = cost_of(detector, "full", vertex, iterations=8)
-    before = evaluated(detector, loss, batch)
+    batch = batch_of(noisy(), BARREL)
+    loss = loss_of(BARREL, "full", vertex, iterations=8)
+    before = evaluated(BARREL, loss, batch)
     order, hits = torch.randperm(batch.n_tracks), torch.randperm(batch.sensor.shape[1])
     names = ("sensor", "uv", "sigma", "is_hit")
     tables = {name: getattr(batch, name)[order][:, hits] for name in names}
@@ -137,7 +110,7 @@ def test_the_order_of_tracks_and_hits_and_padding_change_nothing(vertex):
         tables[name] = torch.cat([filler, table], 1)
     rest = ("event", "vertex", "vertex_cov", "has_vertex", "p", "mass", "outward", "crossed")
     changed = batch._replace(**tables, **{name: getattr(batch, name)[order] for name in rest})
-    after = evaluated(detector, loss, changed)
+    after = evaluated(BARREL, loss, changed)
     assert torch.allclose(after.track, before.track[order], rtol=1e-8, atol=1e-8)
     assert torch.allclose(after.vertex, before.vertex[order], rtol=1e-8, atol=1e-8)
     for one, other in zip(after.per_event(), before.per_event(), strict=True):
@@ -145,8 +118,8 @@ def test_the_order_of_tracks_and_hits_and_padding_change_nothing(vertex):
 
 
 def test_events_do_not_know_of_each_other():
-    tracks = noisy("barrel")[1]
-    loss = cost_of(BARREL, "full", "fitted")
+    tracks = noisy()
+    loss = loss_of(BARREL, "full", "fitted")
     together = evaluated(BARREL, loss, batch_of(tracks, BARREL))
     single = tracks.select(tracks.event == tracks.event[-1])
     alone = evaluated(BARREL, loss, batch_of(single, BARREL))
@@ -155,8 +128,8 @@ def test_events_do_not_know_of_each_other():
 
 
 def test_an_event_and_a_total_are_normalised_as_the_documentation_says():
-    batch = batch_of(noisy("barrel")[1], BARREL)
-    chi2 = evaluated(BARREL, cost_of(BARREL, "full", "given"), batch)
+    batch = batch_of(noisy(), BARREL)
+    chi2 = evaluated(BARREL, loss_of(BARREL, "full", "given"), batch)
     ratios, total, ndf = [], 0.0, 0.0
     for event in range(batch.n_events):
         mine = batch.event == event
@@ -165,8 +138,8 @@ def test_an_event_and_a_total_are_normalised_as_the_documentation_says():
         ratios.append(sum_ / float(rows))
         total, ndf = total + sum_, ndf + float(rows)
     by_event, in_total = (
-        cost_of(BARREL, vertex="given"),
-        cost_of(BARREL, vertex="given", normalisation="total"),
+        loss_of(BARREL, vertex="given"),
+        loss_of(BARREL, vertex="given", normalisation="total"),
     )
     assert float(by_event.cost(chi2)) == pytest.approx(np.mean(ratios), rel=1e-12)
     assert float(in_total.cost(chi2)) == pytest.approx(total / ndf, rel=1e-12)
@@ -174,8 +147,8 @@ def test_an_event_and_a_total_are_normalised_as_the_documentation_says():
 
 @pytest.mark.parametrize("normalisation", ["event", "total"])
 def test_sums_of_parts_add_up_to_those_of_the_whole(normalisation):
-    tracks = noisy("barrel")[1]
-    loss = cost_of(BARREL, "full", "fitted")
+    tracks = noisy()
+    loss = loss_of(BARREL, "full", "fitted")
     first = tracks.event < 5
     parts = [batch_of(tracks.select(keep), BARREL) for keep in (first, ~first)]
     sums = [torch.stack(evaluated(BARREL, loss, part).sums(normalisation)) for part in parts]
@@ -188,7 +161,7 @@ def test_sums_of_parts_add_up_to_those_of_the_whole(normalisation):
 def test_parts_of_a_batch_cost_what_the_batch_costs(ring, normalisation, vertex):
     detector, _ = ring
     batch = batch_of(simulated(detector, ParticleGun(), 10), detector)
-    loss = cost_of(detector, "full", vertex, normalisation=normalisation)
+    loss = loss_of(detector, "full", vertex, normalisation=normalisation)
     parts = loss.parts(batch)
     assert len(parts) > 1 or normalisation == "event" or vertex == "fitted"
     sums = sum(torch.stack(evaluated(detector, loss, part).sums(normalisation)) for part in parts)
@@ -198,8 +171,8 @@ def test_parts_of_a_batch_cost_what_the_batch_costs(ring, normalisation, vertex)
 @pytest.mark.parametrize("vertex", VERTEX)
 @pytest.mark.parametrize("noise", NOISE)
 def test_an_empty_batch_costs_nothing_and_pulls_at_nothing(noise, vertex):
-    tracks = noisy("barrel")[1].select(np.array([], dtype=np.int64))
-    sensors, loss = SensorLayer.of(BARREL), cost_of(BARREL, noise, vertex)
+    tracks = noisy().select(np.array([], dtype=np.int64))
+    sensors, loss = SensorLayer.of(BARREL), loss_of(BARREL, noise, vertex)
     chi2 = loss(sensors, batch_of(tracks, BARREL))
     loss.cost(chi2).backward()
     assert [float(value.detach()) for value in chi2.sums("event")] == [0.0, 0.0]
@@ -210,20 +183,20 @@ LIMIT = torch.eye(3, dtype=torch.float64)
 
 
 def test_a_vertex_that_is_hardly_known_is_no_vertex():
-    batch = batch_of(noisy("barrel")[1], BARREL)
+    batch = batch_of(noisy(), BARREL)
     vague = batch._replace(vertex_cov=LIMIT.expand(batch.n_tracks, 3, 3) * 1e8)
-    absent = evaluated(BARREL, cost_of(BARREL, iterations=8), batch)
-    given = evaluated(BARREL, cost_of(BARREL, vertex="given", iterations=8), vague)
+    absent = evaluated(BARREL, loss_of(BARREL, iterations=8), batch)
+    given = evaluated(BARREL, loss_of(BARREL, vertex="given", iterations=8), vague)
     assert torch.allclose(given.track, absent.track, rtol=1e-7, atol=1e-7)
     assert float(given.vertex.abs().max()) < 1e-6
 
 
 def test_an_origin_that_was_known_before_is_a_given_vertex():
-    batch = batch_of(noisy("barrel")[1], BARREL)
+    batch = batch_of(noisy(), BARREL)
     exactly = batch._replace(vertex_cov=LIMIT.expand(batch.n_tracks, 3, 3) * 1e-16)
     loosely = batch._replace(vertex_cov=LIMIT.expand(batch.n_tracks, 3, 3) * 1e-10)  # what a track may miss
-    fitted = evaluated(BARREL, cost_of(BARREL, vertex="fitted", iterations=10), exactly)
-    given = evaluated(BARREL, cost_of(BARREL, vertex="given", iterations=10), loosely)
+    fitted = evaluated(BARREL, loss_of(BARREL, vertex="fitted", iterations=10), exactly)
+    given = evaluated(BARREL, loss_of(BARREL, vertex="given", iterations=10), loosely)
     assert torch.allclose(fitted.track, given.track, rtol=1e-3, atol=1e-3)
     assert torch.equal(fitted.ndf, given.ndf)
 
@@ -231,7 +204,7 @@ def test_an_origin_that_was_known_before_is_a_given_vertex():
 def test_without_matter_all_noise_models_are_one():
     detector = barrel(x_over_x0=0.0)
     batch = batch_of(simulated(detector, GUN, 12), detector)
-    none, diagonal, full = (evaluated(detector, cost_of(detector, noise), batch) for noise in NOISE)
+    none, diagonal, full = (evaluated(detector, loss_of(detector, noise), batch) for noise in NOISE)
     assert torch.equal(diagonal.track, none.track)
     assert torch.allclose(full.track, none.track, rtol=1e-9)
 
@@ -277,16 +250,13 @@ def test_collisions_and_cosmics_share_a_batch():
         assert chi2_is_one(BARREL, mixed(first, second), vertex)
 
 
-def test_chi2_of_another_programs_tracks_is_one_at_its_true_places(shared_data):
-    file = shared_data / "acts_its2.root"
-    if not file.is_file():
-        pytest.skip(f"{file} is not there")
-    detector = read_detector(file)
-    local = read_misalignment(file, detector)
-    tracks = read_tracks(file, detector, entry_stop=2000, short_tracks="drop")
+def test_chi2_of_another_programs_tracks_is_one_at_its_true_places(acts_file):
+    detector = read_detector(acts_file)
+    local = read_misalignment(acts_file, detector)
+    tracks = read_tracks(acts_file, detector, entry_stop=2000, short_tracks="drop")
     batch = batch_of(tracks, detector)
     for vertex in ("absent", "given"):
-        loss = cost_of(detector, "full", vertex)
+        loss = loss_of(detector, "full", vertex)
         assert per_ndf(evaluated(detector, loss, batch, local)) == pytest.approx(1.0, abs=0.02)
         assert per_ndf(evaluated(detector, loss, batch)) > 30
 
@@ -294,7 +264,7 @@ def test_chi2_of_another_programs_tracks_is_one_at_its_true_places(shared_data):
 def test_without_noise_the_cost_at_the_true_places_vanishes():
     tracks = exact(BARREL, GUN, 20)
     for vertex in VERTEX:
-        chi2 = evaluated(BARREL, cost_of(BARREL, "none", vertex, iterations=8), batch_of(tracks, BARREL))
+        chi2 = evaluated(BARREL, loss_of(BARREL, "none", vertex, iterations=8), batch_of(tracks, BARREL))
         assert float((chi2.track + chi2.vertex).max()) < 1e-8
 
 

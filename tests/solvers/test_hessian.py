@@ -7,46 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_detectors import (
-    BEAM,
-    COSMICS,
-    GUN,
-    barrel,
-    batch_of,
-    exact,
-    planes,
-    random_local,
-    simulated,
-)
+from small_detectors import BEAM, COSMICS, GUN, batch_of, exact, random_local, simulated
+from small_problems import BARREL, LINES, TELESCOPE, VERTEX, converged_loss, dense, noisy
 from torch import Tensor
 
-from alignnet.data.tracks import Tracks
 from alignnet.geometry.detector import Detector
-from alignnet.loss.chi2 import HelixChi2
-from alignnet.loss.noise import NoiseModel
 from alignnet.loss.robust import TrackWeights
 from alignnet.sensors.hierarchy import volume_motions
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.hessian import Problem
 from alignnet.solvers.linearised import Block, linearise, linearise_at
-
-BARREL, LINES, TELESCOPE = barrel(), barrel(b_z=0.0), planes()
-VERTEX = ("absent", "given", "fitted")
-
-
-def loss_of(detector: Detector, vertex: str = "absent", noise: str = "full", **options: object) -> HelixChi2:
-    return HelixChi2(detector, NoiseModel(detector, noise), vertex, **{"iterations": 10, **options})
-
-
-def noisy(detector: Detector = BARREL, source=GUN, n_events: int = 15) -> Tracks:
-    """Tracks in a detector whose sensors are some 5 µm off."""
-    return simulated(detector, source, n_events, random_local(len(detector), 5e-4, 5e-5))
-
-
-def dense(problem: Problem) -> Tensor:
-    """H as a matrix (sensors·dof, sensors·dof)."""
-    unit = torch.eye(problem.free.numel(), dtype=torch.float64).view(-1, *problem.free.shape)
-    return torch.stack([problem(vector).flatten() for vector in unit])
 
 
 def from_rows(block: Block, sensors: SensorLayer, n_events: int) -> tuple[Tensor, Tensor]:
@@ -72,7 +42,7 @@ def from_rows(block: Block, sensors: SensorLayer, n_events: int) -> tuple[Tensor
 @pytest.mark.parametrize("vertex", VERTEX)
 def test_products_and_blocks_are_those_of_the_matrix_summed_track_by_track(vertex):
     batch, sensors = batch_of(noisy(), BARREL), SensorLayer.of(BARREL)
-    block = linearise(loss_of(BARREL, vertex), sensors, batch)
+    block = linearise(converged_loss(BARREL, vertex=vertex), sensors, batch)
     problem = Problem(sensors, [block])
     expected, gradient = from_rows(block, sensors, batch.n_events)
     scale = float(expected.abs().max())
@@ -90,7 +60,7 @@ def test_products_and_blocks_are_those_of_the_matrix_summed_track_by_track(verte
 @pytest.mark.parametrize("vertex", VERTEX)
 def test_batches_add_up_to_the_whole(vertex):
     tracks, sensors = noisy(n_events=20), SensorLayer.of(BARREL)
-    loss = loss_of(BARREL, vertex)
+    loss = converged_loss(BARREL, vertex=vertex)
     parts = [tracks.select((tracks.event // 3) % 3 == k) for k in range(3)]
     apart = Problem(sensors, [linearise(loss, sensors, batch_of(part, BARREL)) for part in parts])
     whole = Problem(sensors, [linearise(loss, sensors, batch_of(tracks, BARREL))])
@@ -115,7 +85,7 @@ def null_space(problem: Problem) -> tuple[int, float]:
 
 
 def observed(detector: Detector, *sources: object, local: Tensor | None = None) -> Problem:
-    sensors, loss = SensorLayer.of(detector), loss_of(detector)
+    sensors, loss = SensorLayer.of(detector), converged_loss(detector)
     batches = [batch_of(simulated(detector, source, 200, local), detector) for source in sources]
     return Problem(sensors, [linearise(loss, sensors, batch) for batch in batches])
 
@@ -171,7 +141,8 @@ def test_parallel_planes_may_be_sheared_and_stretched_along_the_beam():
 def test_vertices_on_the_beam_line_leave_only_the_turn_about_it():
     tracks, sensors = exact(BARREL, replace(GUN, vertex_sigma=(0.0, 0.0, 1.0)), 60), SensorLayer.of(BARREL)
     for vertex in ("given", "fitted"):
-        problem = Problem(sensors, [linearise(loss_of(BARREL, vertex), sensors, batch_of(tracks, BARREL))])
+        loss = converged_loss(BARREL, vertex=vertex)
+        problem = Problem(sensors, [linearise(loss, sensors, batch_of(tracks, BARREL))])
         n, gap = null_space(problem)
         assert n == 1
         assert gap > 1e-9
@@ -209,7 +180,8 @@ def is_standard_normal(draws: Tensor) -> bool:
     ids=["absent", "fitted", "given"],
 )
 def test_noise_has_the_covariance_h(detector, source, vertex, rows):
-    sensors, loss = free_of(detector, rows), loss_of(detector, vertex, weights=TrackWeights("huber", 0.8))
+    sensors = free_of(detector, rows)
+    loss = converged_loss(detector, vertex=vertex, weights=TrackWeights("huber", 0.8))
     batch = batch_of(noisy(detector, source, 25), detector)
     with torch.no_grad():
         where = sensors.planes(batch.uv, batch.sensor)
@@ -223,7 +195,7 @@ def test_noise_has_the_covariance_h(detector, source, vertex, rows):
 
 @pytest.mark.parametrize("vertex", ["absent", "fitted"])
 def test_draws_of_one_linearisation_with_other_seeds_are_other_draws(vertex):
-    sensors, loss = free_of(BARREL, [2, 8, 14]), loss_of(BARREL, vertex)
+    sensors, loss = free_of(BARREL, [2, 8, 14]), converged_loss(BARREL, vertex=vertex)
     tracks = noisy(n_events=400)
     parts = [tracks.select(tracks.event % 2 == k) for k in range(2)]
     problem = Problem(sensors, [linearise(loss, sensors, batch_of(part, BARREL)) for part in parts])
@@ -237,7 +209,7 @@ def test_draws_of_one_linearisation_with_other_seeds_are_other_draws(vertex):
 def test_fixed_degrees_of_freedom_have_no_part_in_the_problem():
     sensors = SensorLayer.of(BARREL)
     sensors.free[3], sensors.free[:, 2] = False, False
-    problem = Problem(sensors, [linearise(loss_of(BARREL), sensors, batch_of(noisy(), BARREL))])
+    problem = Problem(sensors, [linearise(converged_loss(BARREL), sensors, batch_of(noisy(), BARREL))])
     free = sensors.free.flatten()
     whole = Problem(SensorLayer.of(BARREL), problem.blocks)
     h, all_of_it = dense(problem), dense(whole)
@@ -258,5 +230,5 @@ def test_without_tracks_there_is_nothing_to_solve():
     empty = batch_of(noisy().select(np.array([], dtype=np.int64)), BARREL)
     sensors = SensorLayer.of(BARREL)
     for vertex in VERTEX:
-        block = linearise(loss_of(BARREL, vertex), sensors, empty)
+        block = linearise(converged_loss(BARREL, vertex=vertex), sensors, empty)
         assert float(Problem(sensors, [block]).gradient().abs().max()) == 0

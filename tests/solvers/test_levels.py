@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from small_detectors import GUN, barrel, batch_of, random_local, simulated
+from small_problems import dense
 from torch import Tensor
 
 from alignnet.loss.chi2 import HelixChi2
@@ -42,11 +43,6 @@ def everyone() -> Tensor:
 def hierarchical(problem: Problem, priors=PRIORS, own=OWN, moves: Tensor | None = None) -> Hierarchical:
     some = levels_of(SensorLayer.of(DETECTOR), priors)
     return Hierarchical(problem, some, prior_weight(own), everyone() if moves is None else moves)
-
-
-def dense(problem: Problem) -> Tensor:
-    unit = torch.eye(problem.free.numel(), dtype=torch.float64).view(-1, *problem.free.shape)
-    return torch.stack([problem(vector).flatten() for vector in unit])
 
 
 def basis_of(some: Level) -> Tensor:

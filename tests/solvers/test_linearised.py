@@ -7,20 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_detectors import (
-    BEAM,
-    GUN,
-    QUIET,
-    barrel,
-    batch_of,
-    exact,
-    planes,
-    random_local,
-    simulated,
-)
+from small_detectors import BEAM, GUN, QUIET, batch_of, exact, random_local, simulated
+from small_problems import BARREL, LINES, TELESCOPE, VERTEX, converged_loss, dense, noisy
 from torch import Tensor
 
-from alignnet.data.tracks import Tracks
 from alignnet.geometry import rigid
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.plane import Plane
@@ -30,24 +20,6 @@ from alignnet.loss.robust import TrackWeights
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.hessian import Problem
 from alignnet.solvers.linearised import linearise, linearise_at, merged
-
-BARREL, LINES, TELESCOPE = barrel(), barrel(b_z=0.0), planes()
-VERTEX = ("absent", "given", "fitted")
-
-
-def loss_of(detector: Detector, vertex: str = "absent", noise: str = "full", **options: object) -> HelixChi2:
-    return HelixChi2(detector, NoiseModel(detector, noise), vertex, **{"iterations": 10, **options})
-
-
-def noisy(detector: Detector = BARREL, source=GUN, n_events: int = 15) -> Tracks:
-    """Tracks in a detector whose sensors are some 5 µm off."""
-    return simulated(detector, source, n_events, random_local(len(detector), 5e-4, 5e-5))
-
-
-def dense(problem: Problem) -> Tensor:
-    """H as a matrix (sensors·dof, sensors·dof)."""
-    unit = torch.eye(problem.free.numel(), dtype=torch.float64).view(-1, *problem.free.shape)
-    return torch.stack([problem(vector).flatten() for vector in unit])
 
 
 def sensors_at(
@@ -72,7 +44,7 @@ def everything_turned(angle: float) -> Tensor:
 def test_the_gradient_is_that_of_half_the_chi2(noise, vertex, parametrisation):
     batch = batch_of(noisy(), BARREL)
     sensors = sensors_at(BARREL, parametrisation, everything_turned(0.05))
-    loss = loss_of(BARREL, vertex, noise, weights=TrackWeights("cauchy"), iterations=20)
+    loss = converged_loss(BARREL, noise, vertex, weights=TrackWeights("cauchy"), iterations=20)
     chi2 = loss(sensors, batch)
     expected = torch.autograd.grad(0.5 * chi2.per_event()[0].sum(), sensors.theta)[0]
     found = Problem(sensors, [linearise(loss, sensors, batch)]).gradient()
@@ -84,7 +56,8 @@ class Refitted:
 
     def __init__(self, detector: Detector, source, vertex: str, parametrisation: str) -> None:
         self.batch = batch_of(exact(detector, source, 12), detector)
-        self.sensors, self.loss = SensorLayer.of(detector, parametrisation), loss_of(detector, vertex)
+        self.sensors = SensorLayer.of(detector, parametrisation)
+        self.loss = converged_loss(detector, vertex=vertex)
         self.fit = self.loss.fit(self.planes().detach(), self.batch)
 
     def planes(self) -> Plane:
@@ -123,7 +96,7 @@ def test_h_is_the_derivative_of_the_gradient_where_residuals_vanish(
 
 
 def test_blocks_by_length_hold_each_track_once_without_its_padding():
-    block = linearise(loss_of(BARREL), SensorLayer.of(BARREL), batch_of(noisy(), BARREL))
+    block = linearise(converged_loss(BARREL), SensorLayer.of(BARREL), batch_of(noisy(), BARREL))
     parts = block.by_length()
     assert sum(len(part.sensor) for part in parts) == len(block.sensor)
     assert all(bool(part.is_hit.all()) for part in parts)
@@ -145,7 +118,7 @@ def test_a_sensor_that_moved_by_a_known_amount_is_found_there(dof, parametrisati
     sensors.free[:] = False
     sensors.free[moved] = True
     for _ in range(2):
-        problem = Problem(sensors, [linearise(loss_of(BARREL), sensors, batch_of(tracks, BARREL))])
+        problem = Problem(sensors, [linearise(converged_loss(BARREL), sensors, batch_of(tracks, BARREL))])
         answer = -torch.linalg.solve(problem.diagonal_blocks()[moved], problem.gradient()[moved])
         assert float(answer @ problem.gradient()[moved]) <= 0
         with torch.no_grad():
@@ -174,7 +147,7 @@ def test_one_step_to_the_whole_detector_takes_the_cost_to_one():
 
 
 def test_numbers_stored_in_single_precision_give_nearly_the_same_problem():
-    sensors, batch, loss = SensorLayer.of(BARREL), batch_of(noisy(), BARREL), loss_of(BARREL)
+    sensors, batch, loss = SensorLayer.of(BARREL), batch_of(noisy(), BARREL), converged_loss(BARREL)
     one, other = (
         Problem(sensors, [linearise(loss, sensors, batch, dtype)]) for dtype in (torch.float64, torch.float32)
     )
@@ -193,7 +166,7 @@ def test_tracks_without_weight_leave_the_problem_alone(vertex):
         hits = slice(tracks.offset[t], tracks.offset[t + 1])
         spoilt.sensor[hits], spoilt.uv[hits] = tracks.sensor[hits][0], tracks.uv[hits][0]
     good = np.setdiff1d(np.arange(len(tracks)), rows)
-    loss, vector = loss_of(BARREL, vertex), random_local(24, 1e-3, 1e-4)
+    loss, vector = converged_loss(BARREL, vertex=vertex), random_local(24, 1e-3, 1e-4)
     with_them, without = (
         Problem(sensors, [linearise(loss, sensors, batch_of(some, BARREL))])
         for some in (spoilt, tracks.select(good))

@@ -256,3 +256,18 @@ def test_a_prior_of_six_numbers_is_refused_for_nine_degrees_of_freedom():
     layer = SensorLayer.of(DETECTOR, "affine")
     with pytest.raises(ConfigError, match=r"set optimizer\.sensor_prior=null"):
         GaussNewton([layer.theta], sensor_prior=PRIOR).attach(DETECTOR, layer)
+
+
+def test_a_prior_of_the_sensors_is_about_their_own_frames_whatever_is_trained(
+    barrel_file, tmp_path, to_the_end
+):
+    """Stiff in rotation, soft in translation: in ALICE's global six these two are mixed by the lever arm."""
+    make = partial(GaussNewton, sensor_prior={"translation": 20e-4, "rotation": 1e-5}, tolerance=1e-10)
+    found = {}
+    for name in ("local", "global"):
+        module, data = problem_of(barrel_file, make, name, split=(1, 0, 0))
+        fitted(tmp_path / name, module, data, epochs=1)
+        found[name] = module.sensors.local().detach()
+    moved = found["local"].abs().amax(0)
+    assert (moved > torch.tensor([1e-4] * 3 + [1e-7] * 3)).all()
+    assert ((found["global"] - found["local"]).abs() < 1e-3 * moved).all()

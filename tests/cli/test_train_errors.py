@@ -1,0 +1,183 @@
+"""`alignnet train`: what it refuses in one line, and what it keeps when a run goes wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+import pytest
+import torch
+import uproot
+from training_runs import SMALL, finish, start, theta_of, train
+
+
+@pytest.fixture
+def refused_run(refused) -> Callable[..., str]:
+    """What a run that cannot be says; nothing of it is left."""
+
+    def line_of(folder: Path, *overrides: str) -> str:
+        line = refused(train, folder, *overrides)
+        assert not (folder / "alignment.root").exists()
+        assert not (folder / "metrics.json").exists()
+        return line
+
+    return line_of
+
+
+def test_a_run_that_diverges_names_the_events_and_keeps_the_last_good_checkpoint(
+    refused_run, few, tmp_path, capsys, no_pictures
+):
+    train(tmp_path, *few, "optimizer=sgd", "optimizer.lr=1e-9", "trainer.max_epochs=1")
+    good = theta_of(tmp_path)
+    for name in ("alignment.root", "metrics.json"):
+        (tmp_path / name).unlink()
+    capsys.readouterr()
+    line = refused_run(tmp_path, *few, "optimizer=sgd", "optimizer.lr=1e3", f"resume={tmp_path}")
+    assert " in epoch 1, events [" in line
+    assert "the last good checkpoint is kept" in line
+    assert torch.equal(theta_of(tmp_path), good)
+
+
+def rewritten(source: Path, target: Path, **changes) -> Path:
+    """A copy of a file, its tree `tracks` changed: a function of the column, or None to leave it out."""
+    with uproot.open(source) as file, uproot.recreate(target) as copy:
+        copy["metadata"] = str(file["metadata"])
+        for tree in ("sensors", "misalignment", "tracks"):
+            columns = {name: file[tree][name].array() for name in file[tree].keys()}  # noqa: SIM118  not a dict
+            columns.pop("n_hits", None)
+            for name, change in changes.items() if tree == "tracks" else ():
+                column = columns.pop(name)
+                if change is not None:
+                    columns[name] = change(column)
+            copy[tree] = columns
+    return target
+
+
+def first_hit(value):
+    """A column with the first hit of the fifth track replaced."""
+
+    def change(column):
+        flat = ak.flatten(column).to_numpy().copy()
+        count = ak.num(column)
+        flat[int(ak.sum(count[:4]))] = value
+        return ak.unflatten(flat, count)
+
+    return change
+
+
+BAD_FILES = {
+    "not ROOT": (lambda s, t: t.write_text("event,u,v\n1,2,3\n"), "it begins with b'even', expected b'root'"),
+    "truncated": (lambda s, t: t.write_bytes(s.read_bytes()[: s.stat().st_size // 2]), "damaged"),
+    "empty": (lambda s, t: t.write_bytes(b""), "cannot be read as a ROOT file: it is empty"),
+    "a branch is missing": (
+        lambda s, t: rewritten(s, t, hit_sigma_u=None), "tree tracks has no branch hit_sigma_u",
+    ),
+    "unknown sensor": (
+        lambda s, t: rewritten(s, t, hit_sensor=first_hit(999)),
+        "branch hit_sensor, entry 4, hit 0: found 999, expected a sensor_id of detector small barrel",
+    ),
+    "NaN": (
+        lambda s, t: rewritten(s, t, hit_v=first_hit(np.nan)),
+        "branch hit_v, entry 4, hit 0: found nan, expected finite measured positions",
+    ),
+    "no resolution": (
+        lambda s, t: rewritten(s, t, hit_sigma_u=first_hit(0.0)),
+        "branch hit_sigma_u, entry 4, hit 0: found 0.0, expected a resolution > 0",
+    ),
+    "two hits": (
+        lambda s, t: rewritten(
+            s, t, **{f"hit_{n}": lambda c: ak.concatenate([c[:2], c[2:3, :2], c[3:]]) for n in
+                     ("sensor", "u", "v", "sigma_u", "sigma_v")},
+            **{f"truth_hit_{n}": None for n in "uv"},
+        ),
+        "entry 2: found 2 hits, expected at least 3",
+    ),
+    "no tracks": (
+        lambda s, t: rewritten(
+            s, t, **dict.fromkeys(("vertex_cov", "truth_hit_u", "truth_hit_v"), None),
+            **{n: lambda c: c[:0] for n in (
+                "event", "hit_sensor", "hit_u", "hit_v", "hit_sigma_u", "hit_sigma_v", "vertex", "p", "mass",
+                "kind", "truth_position", "truth_momentum", "truth_q", "truth_pdg")},
+        ),
+        "tree tracks is empty",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BAD_FILES)
+def test_a_file_that_cannot_be_used_is_named_with_what_is_wrong(refused_run, barrel_file, tmp_path, fault):
+    path = tmp_path / "bad.root"
+    make, complaint = BAD_FILES[fault]
+    make(barrel_file, path)
+    line = refused_run(tmp_path, f"data.files=[{path}]", *SMALL)
+    assert str(path) in line
+    assert complaint in line
+
+
+BAD_KEYS = {
+    "data.files=[]": "data.files is []; expected a list of at least one ROOT file",
+    "data.files=other.root": "data.files is 'other.root'; expected a list of at least one ROOT file",
+    "data.files=[nowhere.root]": "nowhere.root: found no such file, expected a ROOT file",
+    "data.batchsize=3": "unknown key 'data.batchsize'; did you mean data.batch_size?",
+    "data.batch_size=many": "data.batch_size is 'many'; expected a whole number",
+    "data.split=0.8": "data.split is 0.8; expected a list, each a number",
+    "data.split=[0.8,0.8,0.8]": "data.split is [0.8, 0.8, 0.8]; expected three fractions",
+    "data.max_tracks=0": "data.max_tracks is 0; expected at least 1, or null for all",
+    "+data.shuffled=true": "data.shuffled: AlignmentData takes no 'shuffled', only files, ",
+    "optimizer=adam": "optimizer=adam: there is no such choice, only gauss_newton, ",
+    "optimizer.lr=fast": "optimizer.lr is 'fast'; expected a number",
+    "+optimizer.levels.stav=null": "optimizer.levels has ['stav']; small barrel has the levels [",
+    "loss.noise.systematic=a": "loss.noise.systematic is 'a'; expected a number",
+    "loss.weights.threshold=a": "loss.weights.threshold is 'a'; expected a number",
+    "loss=exact": "loss=exact: there is no such choice, only diagonal, full, none",
+    "loss.vertex=guessed": "loss.vertex is 'guessed'; choose from ['given', 'fitted', 'absent']",
+    "sensors.parametrisation=free": "sensors.parametrisation is 'free'; expected local or global or affine",
+    "sensors.parametrisation=affine": "optimizer.sensor_prior is for six degrees of freedom a sensor",
+    "sensors.fixed.layers=[9]": "sensors.fixed.layers has [9]; detector small barrel has [0, 1, 2, 3]",
+    "sensors.start=nowhere.root": "nowhere.root: found no such file",
+    "seed=-1": "seed: -1 is not in bounds",
+    "seed=one": "seed is 'one'; expected a whole number",
+    "figure_every=-1": "figure_every is -1; expected epochs, 0 for no figures",
+    "+seeds=3": "seeds: Train takes no 'seeds', only seed, resume, figure_every, data, detector, sensors, ",
+    "+sensors.free=3": "sensors.free: Sensors takes no 'free', only parametrisation, start, fixed",
+    "trainer.accelerator=abacus": "trainer: You selected an invalid accelerator name",
+    "+trainer.epochs=3": "trainer.epochs: Trainer takes no 'epochs', only ",
+    "+trainer.max_time=1": "trainer.max_time is 1; expected a word or ",
+    "early_stop.patient=3": "unknown key 'early_stop.patient'; did you mean early_stop.patience",
+    "evaluation.part=best": "evaluation.part is 'best'; expected all or train or validation or test",
+    "evaluation.dca_vertex=best": "evaluation.dca_vertex is 'best'; expected given or leave_one_out or truth",
+    "+evaluation.tracks=3": "evaluation.tracks: Evaluation takes no 'tracks', only limit, ",
+    "evaluation.max_tracks=0": "evaluation.max_tracks is 0; expected at least 1, or null for all",
+    "evaluation.max_chi2_per_ndf=0": "evaluation.max_chi2_per_ndf is 0; expected a number > 0, or null",
+    "resume=nowhere": "nowhere: no checkpoints/last.ckpt there; give the folder of a training run",
+}
+
+
+@pytest.mark.parametrize("override", BAD_KEYS)
+def test_a_key_that_cannot_be_used_is_named_before_anything_is_trained(
+    refused_run, barrel_file, tmp_path, override
+):
+    line = refused_run(tmp_path, f"data.files=[{barrel_file}]", *SMALL, override)
+    assert line.startswith(BAD_KEYS[override])
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_command_itself_ends_with_one_line_and_code_2(barrel_file, tmp_path):
+    run_folder = tmp_path / "old"
+    (run_folder / ".hydra").mkdir(parents=True)
+    (run_folder / ".hydra" / "overrides.yaml").write_text(f"- data.files=[{barrel_file}]\n- detector=file\n")
+    (run_folder / "checkpoints").mkdir()
+    (run_folder / "checkpoints" / "last.ckpt").write_bytes(os.urandom(3000))
+    code, out, err = finish(start("train", "resume=old", folder=tmp_path))
+    assert code == 2
+    assert err.startswith("alignnet: error: old/checkpoints/last.ckpt: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in out
+
+
+def test_a_checkpoint_of_another_detector_is_refused(refused_run, few, trained, tmp_path):
+    line = refused_run(tmp_path, *few, "detector.name=other", f"resume={trained.folder}")
+    assert line == "the checkpoint is for another detector: 'small barrel'; this run has 'other'"

@@ -2,10 +2,11 @@
 
     python benchmarks/processes.py [--events 2500] [--epochs 6] [--repeat 3] [--optimizer preconditioned_sgd]
 
-Simulates a misaligned ITS2, then runs `alignnet train` in turn: with one process of one thread; with two such;
-and two independent runs of one process at the same time, which share nothing but the machine: what these lose is
-the machine's (shared cores, caches and memory), so 2 × one / pair is the most that two processes can gain on it.
-Prints the median time of an epoch of each, the two ratios, and the largest difference of a parameter [cm, rad].
+Simulates a misaligned ITS2, then runs `alignnet train` in turn: with one process of one thread; with two
+such; and two independent runs of one process at the same time, which share nothing but the machine. What
+these lose is the machine's (shared cores, caches and memory): 2 × one / pair is the most that two processes
+can gain on it. Prints the median time of an epoch of each, the two ratios, and how far the parameters
+differ [cm, rad].
 """
 
 from __future__ import annotations

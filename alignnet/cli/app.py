@@ -98,7 +98,12 @@ def command(config_name: str, config_path: str = CONF) -> Callable[[Recipe], Cal
         def job(config: DictConfig) -> Any:
             # In a sweep the other jobs go on: Hydra names the one that failed and raises its error later.
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                return recipe(config)
+                try:
+                    return recipe(config)
+                except Exception as error:
+                    line = one_line(error, config_path, config_name) or repr(error)
+                    print(f"alignnet: job {HydraConfig.get().job.num} failed: {line}", file=sys.stderr)
+                    raise
             with errors_in_one_line(config_path, config_name):
                 return recipe(config)
 

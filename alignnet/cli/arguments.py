@@ -9,12 +9,19 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from alignnet.errors import ConfigError
 
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", type(None): "null"}
+_WORDS = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+    str: "a word",
+    type(None): "null",
+}
 
 
 def check_arguments(
@@ -60,7 +67,7 @@ def fits(value: Any, hint: Any) -> bool:
     if base in (Any, object) or not isinstance(base, type) or getattr(base, "_is_protocol", False):
         return True  # anything goes, or it cannot be told: a type variable, a protocol
     if base is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
     if base is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if isinstance(value, str):
@@ -83,7 +90,9 @@ def wording(hint: Any) -> str:
     if base in _WORDS:
         return _WORDS[base]
     if isinstance(base, type) and issubclass(dict, base) and issubclass(base, Mapping):
-        return "NAME: value pairs" + (f", each {wording(inner[1])}" if len(inner) == 2 else "")
+        return "NAME: value pairs" + (
+            f", each {wording(inner[1])}" if len(inner) == 2 and inner[1] is not Any else ""
+        )
     if isinstance(base, type) and issubclass(base, Sequence):
         of = [one for one in inner if one is not ...]
         return "a list" + (f", each {wording(of[0])}" if of else "")

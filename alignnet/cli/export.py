@@ -66,6 +66,8 @@ def _check(config: DictConfig, run: Path, output: Path) -> None:
         raise ConfigError(f"mille={config.mille} goes with format=millepede, not with {config.format}")
     if config.mille is not None and str(config.mille).endswith(".txt"):
         raise ConfigError(f"mille is {config.mille}: pede takes .txt for steering; choose another name")
+    if config.mille is not None and Path(str(config.mille)).expanduser().resolve() == output.resolve():
+        raise ConfigError(f"mille is {config.mille}, the same file as output; choose another name")
     if output.resolve() == (run / "alignment.root").resolve():
         raise ConfigError(f"output is {output}, the run's own answer; choose another name")
 

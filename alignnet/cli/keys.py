@@ -11,24 +11,32 @@ from omegaconf import DictConfig
 
 from alignnet.cli.arguments import check_arguments
 from alignnet.cli.setup import plain
+from alignnet.errors import ConfigError
+
+Section = dict[str, Any]
+
+OURS = ("logger", "callbacks", "plugins", "use_distributed_sampler", "default_root_dir")
+"""Arguments of the trainer that `make_trainer` sets."""
+
+PRECISIONS = ("64-true", "32-true", "64", "32", 64, 32)
 
 
 @dataclass(frozen=True)
 class Train:
-    """conf/train.yaml; a section or group, Any here, is checked by what it builds."""
+    """conf/train.yaml; a section or group is checked by what it builds."""
 
     seed: int
     resume: str | None
     figure_every: int
-    data: Any
-    detector: Any
-    sensors: Any
-    loss: Any
-    optimizer: Any
-    trainer: Any
-    evaluation: Any
-    early_stop: Any = None
-    averaging: Any = None
+    data: Section
+    detector: Section
+    sensors: Section
+    loss: Section
+    optimizer: Section
+    trainer: Section
+    evaluation: Section
+    early_stop: Section | None = None
+    averaging: Section | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class Sensors:
 
     parametrisation: Literal["local", "global", "affine"]
     start: str | None
-    fixed: Any
+    fixed: Section
 
 
 @dataclass(frozen=True)
@@ -62,4 +70,10 @@ def check_keys(config: DictConfig) -> None:
     check_arguments(Sensors, values["sensors"], "sensors", {})
     check_arguments(Evaluation, values["evaluation"], "evaluation", {})
     check_arguments(L.Trainer, values["trainer"], "trainer")
+    if taken := [key for key in OURS if key in values["trainer"]]:
+        raise ConfigError(f"trainer.{taken[0]}: alignnet sets it; leave it out")
+    if values["trainer"].get("precision", 64) not in PRECISIONS:
+        raise ConfigError(
+            f"trainer.precision is {values['trainer']['precision']!r}; expected 64-true or 32-true"
+        )
     check_arguments(EarlyStopping, values["early_stop"] or {}, "early_stop")

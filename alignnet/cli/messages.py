@@ -58,10 +58,15 @@ def _text(error: BaseException, config_path: str, config_name: str) -> str | Non
         return f"cannot read '{error.override}': values are set as key=value"
     if isinstance(error, InstantiationException):
         return _instantiation(error)
+    if isinstance(error, ValueError) and str(error).startswith("Config group override"):
+        null = " or ".join(a.partition("=")[0] for a in sys.argv[1:] if a.endswith("=null"))
+        return f"{null or 'a group'} is null; `alignnet {config_name} --help` lists the choices"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _composition(error, config_path, config_name)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, RuntimeError) and "gloo" in str(error).lower():
+        return "another process of this run has died or cannot be reached; go on with resume=DIR"
     # Lightning is not imported here: --help should not wait for it.
     of_lightning = any(kind.__name__ == "MisconfigurationException" for kind in type(error).__mro__)
     return str(error) if of_lightning or isinstance(error, YAMLError) else None

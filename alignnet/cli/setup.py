@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -126,7 +127,11 @@ def _files(config: DictConfig) -> list[str]:
         raise ConfigError(
             f"data.files is {files!r}; expected a list of at least one ROOT file: data.files=[FILE,…]"
         )
-    return [str(file) for file in files]
+    names = [str(file) for file in files]
+    paths = [Path(name).expanduser().resolve() for name in names]
+    if twice := [name for name, path in zip(names, paths, strict=True) if paths.count(path) > 1]:
+        raise ConfigError(f"data.files names {twice[0]} more than once; its tracks would count twice")
+    return names
 
 
 def plain(node: Any) -> dict[str, Any]:

@@ -46,6 +46,9 @@ def main(config: DictConfig) -> None:
 
 def _checked(config: DictConfig) -> tuple[Path, int, int]:
     """The keys that no constructor looks at: output, n_events and seed."""
+    for key in ("detector", *_RECIPE):
+        if config[key] is None:
+            raise ConfigError(f"{key} is null; `alignnet simulate --help` lists the choices")
     output = Path(str(config.output)).expanduser()
     if output.suffix != ".root":
         raise ConfigError(f"output is {config.output}, expected a name that ends in .root")

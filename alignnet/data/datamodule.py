@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from alignnet.data.batch import Batch, collate, cylinders_of
 from alignnet.data.root_tracks import read_tracks
 from alignnet.data.tracks import Array, Tracks
-from alignnet.errors import ConfigError
+from alignnet.errors import CheckpointError, ConfigError
 from alignnet.geometry.detector import Detector
 
 PARTS = ("train", "validation", "test")
@@ -148,6 +148,24 @@ class AlignmentData(L.LightningDataModule):
         self.shuffle, self.partitioned = shuffle, partitioned
         self.events: Events | None = None
         self.rows: dict[str, Array] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint remembers of the data: a resumed run trains on the same events."""
+        return {"seed": self.seed, "split": [float(f) for f in self.split]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on with other events.
+
+        Raises:
+            CheckpointError: the split of the events or its seed differ.
+        """
+        for name, own in self.state_dict().items():
+            if state_dict.get(name) != own:
+                raise CheckpointError(
+                    f"the checkpoint is of a run whose {name} is {state_dict.get(name)}, this run's "
+                    f"is {own}: events that were trained on would be validated with; "
+                    "start a new run from its places: sensors.start=DIR/alignment.root"
+                )
 
     def setup(self, stage: str | None = None) -> None:
         """Read and split the events, once."""

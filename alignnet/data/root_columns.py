@@ -81,10 +81,18 @@ def open_root(path: str | Path) -> Iterator[Any]:
 
 def _check_begin(path: Path) -> None:
     with path.open("rb") as file:
-        begin = file.read(4)
+        head = file.read(20)
+    begin = head[:4]
     if begin != b"root":
         found = f"it begins with {begin!r}, expected b'root'" if begin else "it is empty"
         raise SchemaError(f"{path}: cannot be read as a ROOT file: {found}; copy or produce it again")
+    large = int.from_bytes(head[4:8], "big") >= 1_000_000  # with 64-bit positions
+    end, size = int.from_bytes(head[12 : 20 if large else 16], "big"), path.stat().st_size
+    if end > size:
+        raise SchemaError(
+            f"{path}: cannot be read as a ROOT file: it has {size} bytes and should have {end}, it is "
+            "truncated; copy or produce it again"
+        )
 
 
 @contextmanager

@@ -171,6 +171,8 @@ def report(metrics: Mapping[str, Any], folder: Path) -> None:
         if value
     ]
     log.info("χ²/ndf: %s (%s tracks)", ", ".join(parts), f"{metrics['n_tracks']:,}")
+    if metrics["n_tracks_rejected"]:
+        log.info("%s tracks cannot be fitted and are left out", f"{metrics['n_tracks_rejected']:,}")
     log.info("pictures: %s", folder)
 
 

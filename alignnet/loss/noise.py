@@ -65,6 +65,8 @@ class NoiseModel(nn.Module):
             raise ConfigError(f"loss.noise.kind is {kind!r}; choose from {list(KINDS)}")
         if momentum is not None and not momentum > 0:
             raise ConfigError(f"loss.noise.momentum is {momentum}; expected a momentum > 0 in GeV/c, or null")
+        if not systematic >= 0:
+            raise ConfigError(f"loss.noise.systematic is {systematic}; expected a length ≥ 0 in cm")
         self.kind, self.log_term, self.energy_loss = kind, log_term, energy_loss
         self.momentum, self.systematic, self.b_z = momentum, systematic, detector.b_z
         cylinders = cylinders_of(detector)

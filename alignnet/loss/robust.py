@@ -35,6 +35,8 @@ class TrackWeights:
             raise ConfigError(
                 f"loss.weights.quantile is {quantile}; expected a number between 0 and 1, or null"
             )
+        if not threshold > 0:
+            raise ConfigError(f"loss.weights.threshold is {threshold}; expected a number > 0")
         self.kind, self.threshold, self.quantile = kind, threshold, quantile
 
     @torch.no_grad()

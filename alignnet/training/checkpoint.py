@@ -57,14 +57,25 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: refused, it is damaged or holds more than tensors and plain values "
-            f"({_first_line(error)})"
+            f"{path}: refused, it is damaged or holds more than tensors and plain values; "
+            "nothing in it was executed"
         ) from error
     except Exception as error:  # bytes that make no sense raise anything, an IndexError for a text file
         raise CheckpointError(f"{path}: damaged or not a checkpoint ({_first_line(error)})") from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise CheckpointError(f"{path}: not a checkpoint of a training run, it has no state_dict")
     return content
+
+
+def check_complete(content: dict[str, Any], path: Path) -> None:
+    """Refuse to go on from a checkpoint that lacks what Lightning reads of it.
+
+    Raises:
+        CheckpointError: names what is missing.
+    """
+    for key in ("optimizer_states", "lr_schedulers", "loops", "callbacks", "epoch", "global_step"):
+        if key not in content:
+            raise CheckpointError(f"{path}: damaged, or not of a training run: it has no {key}")
 
 
 def _first_line(error: Exception) -> str:

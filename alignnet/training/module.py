@@ -87,6 +87,9 @@ class AlignmentModule(L.LightningModule):
         optimizer = self.optimizer
         if isinstance(optimizer, PreconditionedSGD) and optimizer.needs_curvature(self.current_epoch):
             self._measure_curvature(optimizer)
+        if isinstance(optimizer, PreconditionedSGD):
+            largest = optimizer.state[self.sensors.theta]["largest"]
+            self.log("train/largest_eigenvalue", largest, on_step=False, on_epoch=True, batch_size=1)
 
     def training_step(self, batch: Batch, index: int) -> Tensor | None:
         """This rank's share of the cost of a batch; with Gauss–Newton, tracks for the epoch's step."""
@@ -128,7 +131,7 @@ class AlignmentModule(L.LightningModule):
         """Refuse a checkpoint of another detector or parametrisation; the optimiser's options are this run's.
 
         Raises:
-            CheckpointError: what differs, and what was expected.
+            CheckpointError: what differs, and what was expected; or it is not complete.
         """
         found = checkpoint.get("alignnet")
         if not isinstance(found, dict):
@@ -140,10 +143,25 @@ class AlignmentModule(L.LightningModule):
                 raise CheckpointError(
                     f"the checkpoint is for another {key}: {found.get(key)!r}; this run has {expected!r}"
                 )
+        self._check_sensors(checkpoint["state_dict"])
         options = self.make_optimizer([self.sensors.theta.detach().clone()]).defaults
         for state in checkpoint.get("optimizer_states", []):
             for group in state["param_groups"]:
                 group |= options  # or a new optimizer.lr would change nothing
+
+    def _check_sensors(self, state: dict[str, Any]) -> None:
+        for name, own in self.sensors.state_dict().items():
+            found = state.get(f"sensors.{name}")
+            if not isinstance(found, Tensor) or found.shape != own.shape:
+                raise CheckpointError(
+                    f"the checkpoint is damaged: sensors.{name} is {getattr(found, 'shape', None)}, "
+                    f"expected {tuple(own.shape)}"
+                )
+            if name == "free" and not torch.equal(found.to(own), own):
+                raise CheckpointError(
+                    "the checkpoint is of a run with other sensors.fixed; resume without changing it, or "
+                    "start a new run from its places: sensors.start=DIR/alignment.root"
+                )
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -204,8 +222,7 @@ class AlignmentModule(L.LightningModule):
             ndf += self._ndf(batch)
             sample += [problem] if len(sample) < _CURVATURE_BATCHES else []
         mean_ndf = float(all_reduced(ndf)) / n_batches
-        largest = optimizer.precondition(all_reduced(total) / n_batches, sample, mean_ndf, 1 / n_batches)
-        self.log("train/largest_eigenvalue", largest, on_step=False, on_epoch=True, batch_size=1)
+        optimizer.precondition(all_reduced(total) / n_batches, sample, mean_ndf, 1 / n_batches)
 
     def _ndf(self, batch: Batch) -> int:
         """Degrees of freedom of this rank's part of a batch."""

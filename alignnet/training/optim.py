@@ -87,6 +87,7 @@ class PreconditionedSGD(torch.optim.Optimizer):
         self.state[parameter]["inverse"] = (
             local.inverse * free[:, :, None] * free[:, None] * (0.5 * ndf / largest)
         )
+        self.state[parameter]["largest"] = largest
         return largest
 
     def _inverse(self, blocks: Tensor, share: float) -> BlockJacobi:

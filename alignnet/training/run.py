@@ -17,7 +17,7 @@ from alignnet.data.datamodule import AlignmentData
 from alignnet.errors import CheckpointError, ConfigError
 from alignnet.training.averaging import PartitionAveraging
 from alignnet.training.callbacks import AlignmentMonitor, Checkpoints, ProgressLine
-from alignnet.training.checkpoint import AtomicCheckpointIO, load_checkpoint
+from alignnet.training.checkpoint import AtomicCheckpointIO, check_complete, load_checkpoint
 from alignnet.training.module import AlignmentModule
 
 LAST = "last.ckpt"
@@ -88,11 +88,22 @@ def fit(
     Raises:
         CheckpointError: there is no such checkpoint, or it is of another detector or parametrisation.
         ConvergenceError: the cost became non-finite; checkpoints are left as they were.
+        KeyboardInterrupt: Ctrl-C; the last checkpoint is whole.
     """
     checkpoint = None if resume is None else last_checkpoint(resume)
     if checkpoint is not None:
-        module.on_load_checkpoint(load_checkpoint(checkpoint))
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        content = load_checkpoint(checkpoint)
+        module.on_load_checkpoint(content)
+        check_complete(content, checkpoint)
+        done = int(content["epoch"]) + 1
+        if trainer.max_epochs is not None and trainer.max_epochs < done:
+            raise ConfigError(f"trainer.max_epochs is {trainer.max_epochs}; the run has done {done} already")
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:
+        if trainer.interrupted:  # Lightning has put things away, and would exit in silence
+            raise KeyboardInterrupt from None
+        raise
     if isinstance(trainer.strategy, PartitionAveraging):
         trainer.strategy.average(module)
     return next(c for c in trainer.callbacks if isinstance(c, AlignmentMonitor))  # type: ignore[attr-defined]

@@ -179,6 +179,7 @@ def test_a_mistake_of_the_program_keeps_its_traceback_and_so_does_debugging(draw
         ("zzz=1", "unknown key 'zzz'; `alignnet draw --cfg job` prints all keys"),
         ("shape=triangle", "shape=triangle: there is no such choice, only circle, square"),
         ("times", "cannot read 'times': values are set as key=value"),
+        ("shape=null", "shape is null; `alignnet draw --help` lists the choices"),
         ("pen.width=2", "pen.ink has no value: give one, pen.ink=..."),
         ("+pen.width=3", "Could not append to config. An item is already at 'pen.width'."),
         ("shape.name=${pen.nib}", "Interpolation key 'pen.nib' not found"),

@@ -14,16 +14,17 @@ from torch import Tensor
 from alignnet.cli.arguments import check_arguments, fits, wording
 from alignnet.errors import ConfigError
 
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 FITTING = {
-    float: st.floats() | st.integers(),
+    float: NUMBERS | st.integers(),
     int: st.integers(),
     bool: st.booleans(),
     str: st.text(),
-    float | None: st.none() | st.floats(),
-    Sequence[float]: st.lists(st.floats() | st.integers()),
-    tuple[float, ...]: st.lists(st.floats()),
+    float | None: st.none() | NUMBERS,
+    Sequence[float]: st.lists(NUMBERS | st.integers()),
+    tuple[float, ...]: st.lists(NUMBERS),
     tuple[int, str]: st.tuples(st.integers(), st.text()).map(list),
-    Mapping[str, float]: st.dictionaries(st.text(), st.floats()),
+    Mapping[str, float]: st.dictionaries(st.text(), NUMBERS),
     Literal["given", "absent"]: st.sampled_from(["given", "absent"]),
     str | Path: st.text(),
     Any: st.none() | st.integers() | st.text() | st.lists(st.integers()),
@@ -39,22 +40,24 @@ def test_what_an_annotation_says_fits(hint, data):
 @pytest.mark.parametrize(
     ("value", "hint", "expected"),
     [
-        ("a", float, "a number"),
-        (True, float, "a number"),
-        (None, float, "a number"),
+        ("a", float, "a finite number"),
+        (True, float, "a finite number"),
+        (float("nan"), float, "a finite number"),
+        (float("inf"), float, "a finite number"),
+        (None, float, "a finite number"),
         (1.5, int, "a whole number"),
         (True, int, "a whole number"),
         (1, bool, "true or false"),
         (1, str, "a word"),
-        ("a", float | None, "a number or null"),
-        (["a"], Sequence[float], "a list, each a number"),
+        ("a", float | None, "a finite number or null"),
+        (["a"], Sequence[float], "a list, each a finite number"),
         ("abc", Sequence[str], "a list, each a word"),
         ([1, 2, 3], tuple[int, str], "a list, each a whole number"),
-        ({"a": "b"}, Mapping[str, float], "NAME: value pairs, each a number"),
-        ([1], Mapping[str, float], "NAME: value pairs, each a number"),
+        ({"a": "b"}, Mapping[str, float], "NAME: value pairs, each a finite number"),
+        ([1], Mapping[str, float], "NAME: value pairs, each a finite number"),
         ("both", Literal["given", "absent"], "given or absent"),
         (0.5, Tensor, "Tensor"),
-        ("0.5", Tensor | float, "Tensor or a number"),
+        ("0.5", Tensor | float, "Tensor or a finite number"),
     ],
 )
 def test_anything_else_is_refused_in_words(value, hint, expected):

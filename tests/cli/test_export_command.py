@@ -159,6 +159,13 @@ def test_what_cannot_be_exported_is_one_line_and_no_file(refused, keys, run):
     assert not list(folder.glob("*new*"))
 
 
+def test_tracks_do_not_overwrite_the_result(refused, run):
+    both = f"output={run}/new.res", f"mille={run}/.hydra/../new.res"
+    line = refused(export, run, f"run={run}", "format=millepede", *both)
+    assert re.match(r"mille is .*, the same file as output; choose another name", line)
+    assert not (run / "new.res").exists()
+
+
 def test_the_command_exports_from_any_folder(run, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     command = [sys.executable, "-m", "alignnet", "export", "run=../run", "format=table", "output=a.csv"]

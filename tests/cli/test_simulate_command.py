@@ -103,7 +103,7 @@ BAD = {
     "detector=file": "detector.path is null; give the file",
     "detector=cube": "detector=cube: there is no such choice, only file, its2, telescope",
     "misalignment=stave_chip": "detector telescope has no level 'stave'; its levels are",
-    "source.momentum=fast": "source.momentum is 'fast'; expected a number",
+    "source.momentum=fast": "source.momentum is 'fast'; expected a finite number",
     "source.momentum=-1": "source: momentum is -1, expected a number > 0",
     "source.colour=red": "unknown key 'source.colour'",
     "simulation.hit_efficiency=2": "simulation: hit_efficiency is 2, expected a number between 0 and 1",

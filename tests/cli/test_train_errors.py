@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,7 +72,8 @@ def first_hit(value):
 
 BAD_FILES = {
     "not ROOT": (lambda s, t: t.write_text("event,u,v\n1,2,3\n"), "it begins with b'even', expected b'root'"),
-    "truncated": (lambda s, t: t.write_bytes(s.read_bytes()[: s.stat().st_size // 2]), "damaged"),
+    "truncated": (lambda s, t: t.write_bytes(s.read_bytes()[: s.stat().st_size // 2]), "it is truncated"),
+    "one byte short": (lambda s, t: t.write_bytes(s.read_bytes()[:-1]), "it is truncated"),
     "empty": (lambda s, t: t.write_bytes(b""), "cannot be read as a ROOT file: it is empty"),
     "a branch is missing": (
         lambda s, t: rewritten(s, t, hit_sigma_u=None), "tree tracks has no branch hit_sigma_u",
@@ -123,15 +126,18 @@ BAD_KEYS = {
     "data.files=[nowhere.root]": "nowhere.root: found no such file, expected a ROOT file",
     "data.batchsize=3": "unknown key 'data.batchsize'; did you mean data.batch_size?",
     "data.batch_size=many": "data.batch_size is 'many'; expected a whole number",
-    "data.split=0.8": "data.split is 0.8; expected a list, each a number",
+    "data.split=0.8": "data.split is 0.8; expected a list, each a finite number",
     "data.split=[0.8,0.8,0.8]": "data.split is [0.8, 0.8, 0.8]; expected three fractions",
     "data.max_tracks=0": "data.max_tracks is 0; expected at least 1, or null for all",
     "+data.shuffled=true": "data.shuffled: AlignmentData takes no 'shuffled', only files, ",
     "optimizer=adam": "optimizer=adam: there is no such choice, only gauss_newton, ",
-    "optimizer.lr=fast": "optimizer.lr is 'fast'; expected a number",
+    "optimizer.lr=fast": "optimizer.lr is 'fast'; expected a finite number",
     "+optimizer.levels.stav=null": "optimizer.levels has ['stav']; small barrel has the levels [",
-    "loss.noise.systematic=a": "loss.noise.systematic is 'a'; expected a number",
-    "loss.weights.threshold=a": "loss.weights.threshold is 'a'; expected a number",
+    "loss.noise.systematic=a": "loss.noise.systematic is 'a'; expected a finite number",
+    "loss.noise.systematic=-1": "loss.noise.systematic is -1; expected a length ≥ 0 in cm",
+    "loss.noise.systematic=nan": "loss.noise.systematic is nan; expected a finite number",
+    "loss.weights.threshold=-1": "loss.weights.threshold is -1; expected a number > 0",
+    "loss.weights.threshold=a": "loss.weights.threshold is 'a'; expected a finite number",
     "loss=exact": "loss=exact: there is no such choice, only diagonal, full, none",
     "loss.vertex=guessed": "loss.vertex is 'guessed'; choose from ['given', 'fitted', 'absent']",
     "sensors.parametrisation=free": "sensors.parametrisation is 'free'; expected local or global or affine",
@@ -143,6 +149,11 @@ BAD_KEYS = {
     "figure_every=-1": "figure_every is -1; expected epochs, 0 for no figures",
     "+seeds=3": "seeds: Train takes no 'seeds', only seed, resume, figure_every, data, detector, sensors, ",
     "+sensors.free=3": "sensors.free: Sensors takes no 'free', only parametrisation, start, fixed",
+    "data=null": "data is None; expected NAME: value pairs",
+    "sensors.fixed=null": "sensors.fixed is None; expected NAME: value pairs",
+    "early_stop=often": "early_stop is 'often'; expected NAME: value pairs or null",
+    "trainer.precision=bf16-true": "trainer.precision is 'bf16-true'; expected 64-true or 32-true",
+    "+trainer.logger=false": "trainer.logger: alignnet sets it; leave it out",
     "trainer.accelerator=abacus": "trainer: You selected an invalid accelerator name",
     "+trainer.epochs=3": "trainer.epochs: Trainer takes no 'epochs', only ",
     "+trainer.max_time=1": "trainer.max_time is 1; expected a word or ",
@@ -165,6 +176,12 @@ def test_a_key_that_cannot_be_used_is_named_before_anything_is_trained(
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_a_file_that_is_named_twice_would_count_twice(refused_run, barrel_file, tmp_path):
+    other = barrel_file.parent / "." / barrel_file.name
+    line = refused_run(tmp_path, f"data.files=[{barrel_file},{other}]", *SMALL)
+    assert line.endswith("more than once; its tracks would count twice")
+
+
 def test_the_command_itself_ends_with_one_line_and_code_2(barrel_file, tmp_path):
     run_folder = tmp_path / "old"
     (run_folder / ".hydra").mkdir(parents=True)
@@ -176,6 +193,21 @@ def test_the_command_itself_ends_with_one_line_and_code_2(barrel_file, tmp_path)
     assert err.startswith("alignnet: error: old/checkpoints/last.ckpt: ")
     assert err.count("\n") == 1
     assert "Traceback" not in out
+
+
+def test_ctrl_c_says_so_and_ends_with_130(few, tmp_path):
+    options = ("optimizer=sgd", "optimizer.lr=1e-12", "trainer.max_epochs=100000", "early_stop=null")
+    process = start("train", *few[:-1], *options, f"hydra.run.dir={tmp_path / 'run'}", folder=tmp_path)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    for _ in range(1200):
+        if last.exists() or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    code, _, err = finish(process, timeout=60)
+    assert code == 130
+    assert err.splitlines()[-1] == "alignnet: interrupted"
+    assert torch.load(last, weights_only=True)["epoch"] >= 0
 
 
 def test_a_checkpoint_of_another_detector_is_refused(refused_run, few, trained, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from alignnet.cli.app import CONF
+from alignnet.cli.solve import options_of
 from alignnet.cli.main import COMMANDS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -56,6 +57,9 @@ def test_the_python_of_the_documentation_runs_from_top_to_bottom(tmp_path, monke
 def test_every_command_that_is_shown_sets_keys_and_choices_that_exist(line):
     _, command, *rest = shlex.split(line)
     overrides = [word for word in rest if "=" in word]
+    if command == "solve":  # whose keys are few, and not Hydra's
+        options_of(overrides)
+        return
     if "--multirun" in rest:  # the first of the values of each key
         overrides = [re.sub(r"=([^,\[]+),.*", r"=\1", word) for word in overrides]
     with initialize_config_dir(version_base="1.3", config_dir=CONF):

@@ -115,6 +115,7 @@ def command(config_name: str, config_path: str = CONF) -> Callable[[Recipe], Cal
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             with errors_in_one_line(config_path, config_name):
                 check_options(sys.argv[1:], config_path, config_name)
+                sys.argv[1:] = _flags_first(sys.argv[1:])
                 run()
 
         return main
@@ -146,6 +147,12 @@ def values_of(key: str) -> Iterator[None]:
         yield
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key}: {error}") from error
+
+
+def _flags_first(arguments: list[str]) -> list[str]:
+    """Hydra wants --multirun before the values."""
+    flags = [a for a in arguments if a in ("--multirun", "-m")]
+    return [*flags, *(a for a in arguments if a not in flags)]
 
 
 def _key(node: DictConfig) -> str:

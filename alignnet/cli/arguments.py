@@ -48,12 +48,19 @@ def check_arguments(
     hints = _hints(make)
     for argument, value in values.items():
         if not fits(value, hints.get(argument, Any)):
-            raise ConfigError(f"{_join(key, argument)} is {value!r}; expected {wording(hints[argument])}")
+            raise ConfigError(
+                f"{_join(key, argument)} is {shown(value)}; expected {wording(hints[argument])}"
+            )
     if given is not None:
         try:
             signature.bind(**values, **given)
         except TypeError as error:
             raise ConfigError(f"{key}: {name}: {error}; it takes {', '.join(takes)}") from error
+
+
+def shown(value: Any) -> str:
+    """A value as the user writes it."""
+    return "null" if value is None else repr(value)
 
 
 def fits(value: Any, hint: Any) -> bool:

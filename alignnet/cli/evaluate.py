@@ -15,8 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from alignnet.cli.app import command
 from alignnet.cli.run_folder import trained_config
 from alignnet.cli.setup import evaluation_of, load_problem, quiet
+from alignnet.data.memory import peak_memory_mb
 from alignnet.data.root_alignment import read_alignment, read_alignment_table
-from alignnet.evaluation.summary import peak_memory_mb, report, write_metrics
+from alignnet.evaluation.summary import report, write_metrics
 from alignnet.training.answer import ALIGNED
 
 log = logging.getLogger("alignnet.evaluate")

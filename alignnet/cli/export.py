@@ -36,6 +36,8 @@ def main(config: DictConfig) -> None:
     run, output = (Path(str(config[key])).expanduser() for key in ("run", "output"))
     _check(config, run, output)
     trained = trained_config(run)
+    if output.resolve() in [Path(file).resolve() for file in trained.data.files]:
+        raise ConfigError(f"output is {output}, the run's own tracks; choose another name")
     detector = detector_of(trained.detector, trained.data.files)
     table = _in_order(run / "alignment.root", detector)
     local, error = torch.from_numpy(table.local), torch.from_numpy(table.error)
@@ -66,10 +68,17 @@ def _check(config: DictConfig, run: Path, output: Path) -> None:
         raise ConfigError(f"mille={config.mille} goes with format=millepede, not with {config.format}")
     if config.mille is not None and str(config.mille).endswith(".txt"):
         raise ConfigError(f"mille is {config.mille}: pede takes .txt for steering; choose another name")
-    if config.mille is not None and Path(str(config.mille)).expanduser().resolve() == output.resolve():
-        raise ConfigError(f"mille is {config.mille}, the same file as output; choose another name")
+    if config.mille is not None:
+        mille = Path(str(config.mille)).expanduser().resolve()
+        if output.resolve() in (mille, _steering_of(mille)):
+            raise ConfigError(f"mille is {config.mille}: it or its steering text is output; choose another")
     if output.resolve() == (run / "alignment.root").resolve():
         raise ConfigError(f"output is {output}, the run's own answer; choose another name")
+
+
+def _steering_of(mille: Path) -> Path:
+    """The steering text that is written with a Mille file."""
+    return mille.with_name(mille.name.removesuffix(".gz")).with_suffix(".txt")
 
 
 def _in_order(path: Path, detector: Detector) -> AlignmentTable:
@@ -100,7 +109,7 @@ def _write_tracks(path: Path, trained: DictConfig, table: AlignmentTable) -> Non
     problem = load_problem(trained)
     tracks = problem.data.part("train")
     labels, fixed = sensor_labels(problem.detector), _fixed(table)
-    steering = path.with_name(path.name.removesuffix(".gz")).with_suffix(".txt")
+    steering = _steering_of(path)
     count = 0
     with MilleWriter(path) as writer:
         parts = iterate_records(tracks, problem.detector, torch.from_numpy(table.local), problem.loss)

@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "align: fit the places of the sensors so that tracks pass through their hits",
     "evaluate": "compare before, after and truth: tables and pictures",
     "export": "write an alignment for others: ALICE's CCDB object, Millepede, Parquet, CSV",
+    "solve": "the problem of a Millepede steering text and its binaries, as pede solves it",
     "convert": "bring other files into the format: hit tables in CSV, ROOT files, ALICE alignment objects",
 }
 MODULE = "alignnet.cli.{command}"
@@ -54,5 +55,9 @@ def main() -> int:
         print(f"alignnet: error: unknown command '{command}'; {advice}", file=sys.stderr)
         return 2
     sys.argv[1:] = rest
-    runpy.run_module(MODULE.format(command=command), run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(MODULE.format(command=command), run_name="__main__", alter_sys=True)
+    except KeyboardInterrupt:  # while modules are imported; later the commands say so themselves
+        print("alignnet: interrupted", file=sys.stderr)
+        return 130
     return 0

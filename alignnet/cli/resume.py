@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from omegaconf import ListConfig, OmegaConf
 
-from alignnet.errors import CheckpointError
+from alignnet.data.atomic import replacing
+from alignnet.errors import AlignnetError, CheckpointError, ConvergenceError
 
 
 def continued(arguments: Sequence[str]) -> list[str]:
@@ -33,6 +36,32 @@ def continued(arguments: Sequence[str]) -> list[str]:
     kept = [item for item in earlier if _key(item) not in given]
     place = [] if "hydra.run.dir" in given else [f"hydra.run.dir={wanted}"]
     return [*kept, *arguments, *place]
+
+
+def remembered(arguments: Sequence[str]) -> dict[Path, bytes]:
+    """The configuration of the run that `resume=DIR` continues, which Hydra is about to replace.
+
+    Only the first process keeps it: when others are started, it is replaced already.
+    """
+    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0":
+        return {}
+    given = {_key(argument): argument.partition("=")[2].strip("'\"") for argument in arguments}
+    folder = Path(given.get("resume", "null"), ".hydra")
+    return {path: path.read_bytes() for path in folder.glob("*.yaml")}
+
+
+@contextmanager
+def restored_if_refused(saved: Mapping[Path, bytes]) -> Iterator[None]:
+    """Puts a configuration back where the run does not go on with the new one."""
+    try:
+        yield
+    except ConvergenceError:
+        raise
+    except AlignnetError:
+        for path, content in saved.items():
+            with replacing(path) as temporary:
+                temporary.write_bytes(content)
+        raise
 
 
 def _key(argument: str) -> str:

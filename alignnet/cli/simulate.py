@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import alignnet
@@ -50,6 +52,13 @@ def _checked(config: DictConfig) -> tuple[Path, int, int]:
         if config[key] is None:
             raise ConfigError(f"{key} is null; `alignnet simulate --help` lists the choices")
     output = Path(str(config.output)).expanduser()
+    sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if sweep and output.resolve() in _WRITTEN:
+        raise ConfigError(
+            f"output is {config.output}, which an earlier job of this sweep has written; "
+            "let its name vary: 'output=tracks_${seed}.root'"
+        )
+    _WRITTEN.add(output.resolve())
     if output.suffix != ".root":
         raise ConfigError(f"output is {config.output}, expected a name that ends in .root")
     for key, low in (("n_events", 1), ("seed", 0)):
@@ -76,6 +85,7 @@ def _metadata(config: DictConfig) -> dict[str, Any]:
     }
 
 
+_WRITTEN: set[Path] = set()  # by the jobs of this process
 _RECIPE = ("source", "simulation", "misalignment")
 
 if __name__ == "__main__":

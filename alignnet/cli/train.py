@@ -15,10 +15,11 @@ from omegaconf import DictConfig
 
 from alignnet.cli.app import CONF, build, command, errors_in_one_line, values_of
 from alignnet.cli.keys import check_keys
-from alignnet.cli.resume import continued
+from alignnet.cli.resume import continued, remembered, restored_if_refused
 from alignnet.cli.run_folder import forget_curves
 from alignnet.cli.setup import evaluation_of, load_problem, plain, quiet
-from alignnet.evaluation.summary import peak_memory_mb, report, write_metrics
+from alignnet.data.memory import peak_memory_mb
+from alignnet.evaluation.summary import report, write_metrics
 from alignnet.export.result import write_result
 from alignnet.training.answer import ALIGNED, answer_of
 from alignnet.training.callbacks import AlignmentMonitor
@@ -28,9 +29,20 @@ from alignnet.training.run import fit, make_trainer
 log = logging.getLogger("alignnet.train")
 
 
+EARLIER: dict[
+    Path, bytes
+] = {}  # configuration of the run that goes on, as it was before Hydra wrote this one's
+
+
 @command("train")
 def main(config: DictConfig) -> None:
     """Read the configuration, train, and leave alignment.root and metrics.json."""
+    with restored_if_refused(EARLIER):
+        train(config)
+
+
+def train(config: DictConfig) -> None:
+    """The command itself."""
     quiet()
     check_keys(config)
     start = time.perf_counter()
@@ -72,10 +84,13 @@ def main(config: DictConfig) -> None:
     }
     write_metrics(folder / "metrics.json", metrics)
     report(metrics, folder / "evaluation")
+    if not metrics["n_aligned"]:
+        log.warning("no sensor was aligned: too few hits, or all fixed")
     log.info("alignment: %s", folder / "alignment.root")
 
 
 if __name__ == "__main__":
     with errors_in_one_line(CONF, "train"):
+        EARLIER |= remembered(sys.argv[1:])
         sys.argv[1:] = continued(sys.argv[1:])
     main()

@@ -87,14 +87,18 @@ def iterate_mille(path: str | Path, block_bytes: int = 1 << 25) -> Iterator[Mill
     Raises:
         SchemaError: as `read_mille`, when the block is reached.
     """
+    for block in iterate_raw(path, block_bytes):
+        yield block.records()
+
+
+def iterate_raw(path: str | Path, block_bytes: int = 1 << 25) -> Iterator[RawBlock]:
+    """As `iterate_mille`, but the bytes of the records as they are: only their lengths are looked at."""
     if not Path(path).is_file():
         raise SchemaError(f"{path}: no such file, expected a Mille binary; check the name")
     with open(path, "rb") as plain:
         zipped = plain.peek(2)[:2] == b"\x1f\x8b"
         stream = cast("IO[bytes]", gzip.GzipFile(fileobj=plain) if zipped else plain)
-        where = f"{path}, unpacked" if zipped else str(path)
-        for words, starts, first_byte in _blocks(stream, where, block_bytes):
-            yield _parse(words, starts, _Place(where, first_byte, starts))
+        yield from _blocks(stream, f"{path}, unpacked" if zipped else str(path), block_bytes)
 
 
 def join(parts: Sequence[MilleRecords]) -> MilleRecords:
@@ -130,27 +134,45 @@ def _owners(offset: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where the records of a block are in the file, for messages."""
+class RawBlock:
+    """Whole records as they stand in a file.
 
+    Args:
+        words: their bytes as int32.
+        starts: first word of each record and the end, int64 (records + 1,).
+        path: the file, for messages.
+        first_byte: of the block in it.
+    """
+
+    words: Array
+    starts: Array
     path: str
     first_byte: int
-    starts: Array
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def records(self) -> MilleRecords:
+        """What they say.
+
+        Raises:
+            SchemaError: a record is damaged.
+        """
+        return _parse(self.words, self.starts, self)
 
     def error(self, record: int, found: str, expected: str) -> SchemaError:
         byte = self.first_byte + 4 * int(self.starts[record])
         return SchemaError(f"{self.path}: record at byte {byte}: found {found}, expected {expected}")
 
 
-def _blocks(stream: IO[bytes], path: str, block_bytes: int) -> Iterator[tuple[Array, Array, int]]:
-    """Whole records: a block's words, the first word of each record and the end, the block's first byte."""
+def _blocks(stream: IO[bytes], path: str, block_bytes: int) -> Iterator[RawBlock]:
     pending, first_byte = b"", 0
     while data := _more(stream, path, block_bytes):
         pending += data
         words = np.frombuffer(pending, dtype="<i4", count=len(pending) // 4).astype(np.int32, copy=False)
         starts = _record_starts(words, path, first_byte)
         if len(starts) > 1:
-            yield words[: starts[-1]], starts, first_byte
+            yield RawBlock(words[: starts[-1]], starts, path, first_byte)
             used = 4 * int(starts[-1])
             pending, first_byte = pending[used:], first_byte + used
     if pending or first_byte == 0:
@@ -189,7 +211,7 @@ def _record_starts(words: Array, path: str, first_byte: int) -> Array:
     return np.array(starts, dtype=np.int64)
 
 
-def _parse(words: Array, starts: Array, place: _Place) -> MilleRecords:
+def _parse(words: Array, starts: Array, place: RawBlock) -> MilleRecords:
     record, label, value = _without_special_blocks(*_pairs(words, starts), place)
     zero = label == 0
     zeros = np.bincount(record[zero], minlength=len(starts) - 1)
@@ -222,7 +244,7 @@ def _parse(words: Array, starts: Array, place: _Place) -> MilleRecords:
     )
 
 
-def _require(good: Array, record: Array, found: Array, expected: str, place: _Place) -> None:
+def _require(good: Array, record: Array, found: Array, expected: str, place: RawBlock) -> None:
     if not good.all():
         row = int(np.flatnonzero(~good)[0])
         raise place.error(int(record[row]), str(found[row].item()), expected)
@@ -250,7 +272,7 @@ def _values(words: Array, position: Array, double: Array) -> Array:
 
 
 def _without_special_blocks(
-    record: Array, label: Array, value: Array, place: _Place
+    record: Array, label: Array, value: Array, place: RawBlock
 ) -> tuple[Array, Array, Array]:
     """Drop (0, 0), (−m, 0) and the m words after it, wherever a measurement would stand."""
     null = (label == 0) & (value == 0)

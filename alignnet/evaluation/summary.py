@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import resource
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -153,12 +151,6 @@ def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
     """metrics.json, whole or not at all; numbers that are not finite become null."""
     with replacing(path) as temporary:
         Path(temporary).write_text(json.dumps(_finite(metrics), indent=1, ensure_ascii=False) + "\n")
-
-
-def peak_memory_mb() -> float:
-    """Largest resident memory of this process [MB]."""
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def report(metrics: Mapping[str, Any], folder: Path) -> None:

@@ -157,6 +157,8 @@ class AlignmentModule(L.LightningModule):
                     f"the checkpoint is damaged: sensors.{name} is {getattr(found, 'shape', None)}, "
                     f"expected {tuple(own.shape)}"
                 )
+            if not found.isfinite().all():
+                raise CheckpointError(f"the checkpoint is damaged: sensors.{name} is not finite")
             if name == "free" and not torch.equal(found.to(own), own):
                 raise CheckpointError(
                     "the checkpoint is of a run with other sensors.fixed; resume without changing it, or "

@@ -137,7 +137,7 @@ def largest_eigenvalue(matrix: Problem, preconditioner: BlockJacobi, iterations:
     return 1.05 * value
 
 
-_ENOUGH = 0.1  # of χ²: conjugate gradients need not gain less
+_ENOUGH = 1e-6  # of χ² for each unknown (a thousandth of its error): conjugate gradients need not gain less
 # Priors for these may stand in a configuration that serves detectors without them.
 _USUAL_LEVELS = ("half_barrel", "layer", "stave", "half_stave", "module")
 
@@ -253,7 +253,7 @@ class GaussNewton(torch.optim.Optimizer):
         x = state.get("x", torch.zeros_like(hierarchy.weight))
         force = -(hierarchy.collect(hierarchy.problem.gradient()) + hierarchy.weight * x)
         solution = conjugate_gradients(
-            hierarchy, force, preconditioner, self.tolerance, self.max_iterations, _ENOUGH
+            hierarchy, force, preconditioner, self.tolerance, self.max_iterations, _ENOUGH * len(hierarchy)
         )
         step = self.param_groups[0]["lr"] * solution.x
         state["x"] = x + step

@@ -160,10 +160,11 @@ def test_what_cannot_be_exported_is_one_line_and_no_file(refused, keys, run):
 
 
 def test_tracks_do_not_overwrite_the_result(refused, run):
-    both = f"output={run}/new.res", f"mille={run}/.hydra/../new.res"
-    line = refused(export, run, f"run={run}", "format=millepede", *both)
-    assert re.match(r"mille is .*, the same file as output; choose another name", line)
-    assert not (run / "new.res").exists()
+    for name, mille in (("new.res", ".hydra/../new.res"), ("new.txt", "new.bin.gz")):
+        both = f"output={run}/{name}", f"mille={run}/{mille}"
+        line = refused(export, run, f"run={run}", "format=millepede", *both)
+        assert re.match(r"mille is .*: it or its steering text is output; choose another", line)
+    assert not list(run.glob("new*"))
 
 
 def test_the_command_exports_from_any_folder(run, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -149,8 +150,8 @@ BAD_KEYS = {
     "figure_every=-1": "figure_every is -1; expected epochs, 0 for no figures",
     "+seeds=3": "seeds: Train takes no 'seeds', only seed, resume, figure_every, data, detector, sensors, ",
     "+sensors.free=3": "sensors.free: Sensors takes no 'free', only parametrisation, start, fixed",
-    "data=null": "data is None; expected NAME: value pairs",
-    "sensors.fixed=null": "sensors.fixed is None; expected NAME: value pairs",
+    "data=null": "data is null; expected NAME: value pairs",
+    "sensors.fixed=null": "sensors.fixed is null; expected NAME: value pairs",
     "early_stop=often": "early_stop is 'often'; expected NAME: value pairs or null",
     "trainer.precision=bf16-true": "trainer.precision is 'bf16-true'; expected 64-true or 32-true",
     "+trainer.logger=false": "trainer.logger: alignnet sets it; leave it out",
@@ -213,3 +214,15 @@ def test_ctrl_c_says_so_and_ends_with_130(few, tmp_path):
 def test_a_checkpoint_of_another_detector_is_refused(refused_run, few, trained, tmp_path):
     line = refused_run(tmp_path, *few, "detector.name=other", f"resume={trained.folder}")
     assert line == "the checkpoint is for another detector: 'small barrel'; this run has 'other'"
+
+
+def test_a_refused_continuation_leaves_the_run_as_it_was(trained, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(trained.folder, copy)
+    before = {path.name: path.read_bytes() for path in (copy / ".hydra").iterdir()}
+    code, _, err = finish(
+        start("train", f"resume={copy}", "seed=2", "trainer.max_epochs=99", folder=tmp_path)
+    )
+    assert (code, err.count("\n")) == (2, 1)
+    assert "whose seed is 1, this run's is 2" in err
+    assert {path.name: path.read_bytes() for path in (copy / ".hydra").iterdir()} == before

@@ -14,8 +14,9 @@ import pytest
 import torch
 from small_detectors import GUN, barrel, batch_of, random_local, simulated
 
+from alignnet.data.memory import peak_memory_mb
 from alignnet.errors import ConfigError
-from alignnet.evaluation.summary import Evaluation, peak_memory_mb, report, write_metrics
+from alignnet.evaluation.summary import Evaluation, report, write_metrics
 from alignnet.loss.chi2 import HelixChi2
 from alignnet.sensors.sensor import SensorLayer
 

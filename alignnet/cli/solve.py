@@ -1,0 +1,193 @@
+"""`alignnet solve`: the problem of a Millepede steering text, solved in the current folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from alignnet.cli.app import CONF, errors_in_one_line
+from alignnet.data.atomic import replacing
+from alignnet.data.memory import peak_memory_mb
+from alignnet.data.steering import Steering, read_steering
+from alignnet.errors import ConfigError
+from alignnet.export.millepede import write_result
+from alignnet.solvers.mille_solver import MilleAnswer, solve_steering
+
+log = logging.getLogger("alignnet.solve")
+
+RESULT, NUMBERS = Path("millepede.res"), Path("millepede.json")
+EXACT = 4000
+"""Parameters up to which errors=auto makes errors: the time grows as the third power of their number."""
+
+EPILOG = """\
+keys:
+  errors=auto           exact (from the dense inverse matrix), none, or auto: exact up to 4,000 parameters
+  tolerance=1e-8        the gradient at the end, against the start
+  max_iterations=5000   of conjugate gradients
+
+Leaves in the current folder, only when it has come to its end:
+  millepede.res         label, value, presigma, difference to the start, error: as pede's, with 17 digits
+  millepede.json        iterations, gradient, chi2/ndf, records taken and rejected, CPU seconds by phase
+
+The steering text is pede's: parameters, presigmas, constraints, measurements, cuts and down-weighting are
+honoured (docs/command-line.md lists them); which method it asks for makes no difference to the answer.
+
+examples:
+  alignnet solve steer.txt
+  alignnet export run=DIR format=millepede output=millepede.res mille=tracks.bin && alignnet solve tracks.txt
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keys of the command line."""
+
+    errors: str = "auto"
+    tolerance: float = 1e-8
+    max_iterations: int = 5000
+
+
+def main() -> None:
+    """Read the text, solve, write."""
+    text, options = _arguments(sys.argv[1:])
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    with errors_in_one_line(CONF, "solve"):
+        run(text, options_of(options))
+
+
+def run(text: Path, options: Options) -> MilleAnswer:
+    """Solve a steering text and leave the result in the current folder."""
+    start = time.perf_counter()
+    for path in (RESULT, NUMBERS):
+        if path.exists():  # what an earlier run left is kept, as pede keeps it, and not taken for this one's
+            os.replace(path, f"{path}~")
+    steering = read_steering(text)
+    for line in steering.guessed:
+        log.warning("%s", line)
+    with _progress() as told:
+        answer = solve_steering(
+            steering, options.tolerance, options.max_iterations, _wants_errors(steering, options), told
+        )
+    _write(answer, options, time.perf_counter() - start)
+    _report(answer)
+    return answer
+
+
+def options_of(pairs: list[str]) -> Options:
+    """The options of `key=value` arguments.
+
+    Raises:
+        ConfigError: an unknown key, or a value that cannot be used.
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if key not in Options.__dataclass_fields__ or not equals:
+            raise ConfigError(f"unknown key '{key}'; the keys are {', '.join(Options.__dataclass_fields__)}")
+        values[key] = value
+    try:
+        options = Options(
+            values.get("errors", "auto"),
+            float(values.get("tolerance", 1e-8)),
+            int(values.get("max_iterations", 5000)),
+        )
+    except ValueError as error:
+        raise ConfigError(f"tolerance and max_iterations are numbers: {error}") from error
+    if options.errors not in ("auto", "exact", "none"):
+        raise ConfigError(f"errors is {options.errors!r}; choose auto, exact or none")
+    if not 0 < options.tolerance < 1 or options.max_iterations < 1:
+        raise ConfigError("expected a tolerance between 0 and 1 and at least 1 iteration")
+    return options
+
+
+def _arguments(arguments: list[str]) -> tuple[Path, list[str]]:
+    parser = ArgumentParser(
+        prog="alignnet solve",
+        description="Solve the linear problem of a Millepede steering text and its Mille binaries.",
+        epilog=EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "text", type=Path, help="steering text; the files in it count from this folder or its own"
+    )
+    parser.add_argument("keys", nargs="*", metavar="key=value")
+    parsed = parser.parse_args(arguments)
+    return parsed.text, parsed.keys
+
+
+def _wants_errors(steering: Steering, options: Options) -> Callable[[int], bool]:
+    def wanted(unknowns: int) -> bool:
+        if options.errors == "auto" and unknowns > EXACT:
+            log.info("no errors: %s parameters; errors=exact makes them all the same", f"{unknowns:,}")
+        return options.errors == "exact" or (options.errors == "auto" and unknowns <= EXACT)
+
+    return wanted
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], Callable[[int], None]]]:
+    """A line for each phase on a terminal, nothing elsewhere."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}"),
+        TimeElapsedColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+
+        def phase(name: str) -> Callable[[int], None]:
+            task = bar.add_task(name, total=None)
+            return lambda more: bar.advance(task, more)
+
+        yield phase
+
+
+def _write(answer: MilleAnswer, options: Options, seconds: float) -> None:
+    presigma = [sigma if free else -1.0 for sigma, free in zip(answer.presigma, answer.free, strict=True)]
+    write_result(RESULT, answer.label, answer.value, presigma, answer.difference, answer.error)
+    numbers = {
+        "parameters": len(answer.label),
+        "free": int(answer.free.sum()),
+        "records": answer.records,
+        "rejected": dict(zip(("undetermined", "chi2", "weight"), answer.rejected, strict=True)),
+        "chi2": answer.chi2,
+        "ndf": answer.ndf,
+        "chi2_per_ndf": answer.chi2 / answer.ndf if answer.ndf > 0 else None,
+        "iterations": answer.iterations,
+        "gradient": answer.gradient,
+        "cpu_seconds": answer.seconds,
+        "wall_seconds": seconds,
+        "peak_memory_mb": peak_memory_mb(),
+        "options": asdict(options),
+    }
+    with replacing(NUMBERS) as temporary:
+        temporary.write_text(json.dumps(numbers, indent=1) + "\n")
+
+
+def _report(answer: MilleAnswer) -> None:
+    log.info(
+        "%s records, %s rejected; %s of %s parameters free",
+        f"{answer.records:,}", f"{sum(answer.rejected):,}", f"{int(answer.free.sum()):,}",
+        f"{len(answer.label):,}",
+    )  # fmt: skip
+    log.info("χ²/ndf %.5f, gradient %.1e of its start after %d iterations",
+             answer.chi2 / max(answer.ndf, 1), answer.gradient, answer.iterations)  # fmt: skip
+    log.info("CPU seconds: %s", ", ".join(f"{name} {s:.1f}" for name, s in answer.seconds.items()))
+    log.info("written: %s, %s", RESULT, NUMBERS)
+
+
+if __name__ == "__main__":
+    main()

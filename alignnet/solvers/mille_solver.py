@@ -1,0 +1,223 @@
+"""The problem of a pede steering text, solved: reduced matrix, priors, constraints, cuts, errors.
+
+Differences from pede: the minimum is found by conjugate gradients scaled with each block's own matrix, to a
+tolerance on the gradient; a presigma is a Gaussian prior about the start value in every iteration; whatever
+does not come to an end is an error.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from alignnet.data.steering import Combination, Steering
+from alignnet.data.tracks import Array
+from alignnet.errors import ConvergenceError, SchemaError
+from alignnet.solvers.projected import SparseRows
+from alignnet.solvers.records import (
+    Cuts,
+    Labels,
+    Progress,
+    Reduced,
+    find_labels,
+    reduce_records,
+    unknowns_of,
+)
+from alignnet.solvers.scaled_problem import Parameters, ScaledProblem
+
+
+@dataclass(frozen=True)
+class MilleAnswer:
+    """Parameters and how they were found.
+
+    Args:
+        label, value, presigma, difference, error: one row a parameter; error is NaN where none was made.
+        entries: measurements (or records) that have it.
+        free: whether it was solved for.
+        iterations: of conjugate gradients, all together.
+        gradient: norm of the gradient at the end, over that at the start, in the scaled unknowns.
+        chi2, ndf: at the answer.
+        records, rejected: taken; undetermined, beyond the χ² limit, too much weight lost.
+        seconds: CPU seconds by phase.
+    """
+
+    label: Array
+    value: Array
+    presigma: Array
+    difference: Array
+    error: Array
+    entries: Array
+    free: Array
+    iterations: int
+    gradient: float
+    chi2: float
+    ndf: float
+    records: int
+    rejected: tuple[int, int, int]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def solve_steering(
+    steering: Steering,
+    tolerance: float = 1e-8,
+    max_iterations: int = 5000,
+    errors: Callable[[int], bool] = lambda _: True,
+    progress: Callable[[str], Progress] | None = None,
+) -> MilleAnswer:
+    """Solve the problem of a steering text.
+
+    Args:
+        steering: it.
+        tolerance: of the gradient, against its start.
+        max_iterations: of conjugate gradients.
+        errors: whether to make errors, from the dense inverse matrix, for so many unknowns.
+        progress: gives, for the name of a phase, what is told how many records more were read.
+
+    Raises:
+        SchemaError: a file is damaged; a label of the text is in no file; a constraint follows from others.
+        ConvergenceError: the problem is singular, too many records are cut, or it does not converge.
+    """
+    watch, told = _Watch(), progress or (lambda _: lambda _: None)
+    labels = find_labels([binary.path for binary in steering.binaries], told("labels"))
+    parameters = parameters_of(steering, labels)
+    watch.lap("labels")
+    unknown, size = unknowns_of(labels.label, parameters.free, labels.width)
+    exact = combinations(steering.constraints, labels, unknown, size)
+    survey = combinations(steering.measurements, labels, unknown, size)
+    at, total = parameters.start.copy(), 0
+    for iteration in range(max(steering.commands.iterations, 1)):
+        reduced = reduce_records(
+            [binary.path for binary in steering.binaries],
+            [binary.weight for binary in steering.binaries],
+            labels, unknown, size, at, _cuts(steering, labels, iteration), told("records"),
+        )  # fmt: skip
+        _check_rejected(reduced, steering)
+        watch.lap("records")
+        problem = ScaledProblem(reduced, labels, parameters, unknown, at, exact, survey)
+        solved = problem.solve(tolerance, max_iterations)
+        step = problem.factor_times(solved.x)
+        at = at + np.where(unknown >= 0, step[unknown], 0.0)
+        total += solved.iterations
+        watch.lap("solution")
+        drop = problem.drop(solved.x)
+        if not _goes_on(steering, drop):
+            break
+    error = np.full(len(at), np.nan)
+    if errors(problem.determined):
+        error = np.where(unknown >= 0, problem.errors()[unknown], 0.0)
+        watch.lap("errors")
+    return MilleAnswer(
+        labels.label, at, parameters.presigma, at - parameters.start, error, parameters.entries,
+        parameters.free, total, solved.residual, reduced.chi2 - drop, reduced.ndf - problem.determined,
+        reduced.counts[0], reduced.counts[1:], watch.seconds,
+    )  # fmt: skip
+
+
+def parameters_of(steering: Steering, labels: Labels) -> Parameters:
+    """Start, presigma and freedom of each label.
+
+    Raises:
+        SchemaError: the text names a label that is in no file, or no parameter is free.
+    """
+    commands, known = steering.commands, {int(label): i for i, label in enumerate(labels.label)}
+    entries = labels.records if commands.countrecords else labels.measurements
+    start, presigma = np.zeros(len(known)), np.full(len(known), commands.presigma)
+    for label, (value, sigma) in steering.parameters.items():
+        if label in known:
+            start[known[label]], presigma[known[label]] = value, sigma or commands.presigma
+        elif sigma >= 0:
+            raise SchemaError(
+                f"{steering.path}: parameter {label} has no entry in the binary files; fix it (presigma < 0) "
+                "or leave it out"
+            )
+    free = (presigma >= 0) & (entries >= commands.entries[0])
+    if not free.any():
+        raise SchemaError(
+            f"{steering.path}: no parameter is free: all are fixed or have fewer than "
+            f"{commands.entries[0]} entries (command `entries`)"
+        )
+    return Parameters(start, presigma, free, entries)
+
+
+def combinations(
+    wanted: Sequence[Combination], labels: Labels, unknown: Array, size: int
+) -> tuple[SparseRows, list[tuple[Combination, Array]]]:
+    """Constraints or measurements as rows of the unknowns, and each with its parameters' rows.
+
+    Raises:
+        SchemaError: a label is in no file.
+    """
+    index, factors, kept = [], [], []
+    for one in wanted:
+        rows = np.searchsorted(labels.label, one.labels)
+        there = rows < len(labels.label)
+        there[there] = labels.label[rows[there]] == one.labels[there]
+        if not there.all():
+            raise SchemaError(
+                f"{one.line.file}:{one.line.number}: label {one.labels[~there][0]} has no entry in the "
+                "binary files; take it out"
+            )
+        free = unknown[rows] >= 0
+        index.append(unknown[rows[free]])
+        factors.append(one.factors[free])
+        kept.append((one, rows))
+    return SparseRows(index, factors, size), kept
+
+
+def chi2_limit(most: int) -> Array:
+    """χ² that 0.27 % of all records exceed (three standard deviations), by degrees of freedom to `most`."""
+    ndf = torch.arange(1, most + 1, dtype=torch.float64)
+    low, high = torch.zeros_like(ndf), 10 * ndf + 30
+    for _ in range(80):
+        middle = (low + high) / 2
+        below = torch.special.gammainc(ndf / 2, middle / 2) < 0.9973002039367398
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return np.concatenate([[0.0], high.numpy()])
+
+
+def _cuts(steering: Steering, labels: Labels, iteration: int) -> Cuts:
+    c = steering.commands
+    factor = c.hugecut
+    if c.chisqcut is not None:
+        first, second = c.chisqcut
+        late = max(second, 1.0) ** (0.5 ** max(iteration - 1, 0))
+        factor = min(factor, first if iteration == 0 else 1.0 if late < 1.5 else late)
+    weighting = c.outlierdownweighting if iteration else 0
+    return Cuts(
+        passes=max(weighting, 1),
+        most_lost=c.dwfractioncut if c.dwfractioncut and iteration else 1.0,
+        limit=tuple(factor * chi2_limit(labels.largest[0])),
+        scale=(c.scaleerrors[0] ** -2, c.scaleerrors[1] ** -2),
+    )
+
+
+def _goes_on(steering: Steering, drop: float) -> bool:
+    """Whether a further iteration could change the answer."""
+    c = steering.commands
+    changes = c.chisqcut is not None or c.outlierdownweighting > 0
+    return changes and drop > (0.01 if c.convergence is None else c.convergence)
+
+
+def _check_rejected(reduced: Reduced, steering: Steering) -> None:
+    taken, *lost = reduced.counts
+    if 2 * sum(lost) > taken:
+        raise ConvergenceError(
+            f"{steering.path}: {sum(lost):,} of {sum(reduced.counts):,} records are rejected ({lost[0]:,} "
+            f"with undetermined track parameters, {lost[1]:,} by χ², {lost[2]:,} by their weight); "
+            "raise `hugecut` (the start may be far off), or look at the records"
+        )
+
+
+class _Watch:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.process_time()
+
+    def lap(self, phase: str) -> None:
+        now = time.process_time()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
+        self._last = now

@@ -1,0 +1,280 @@
+"""Mille files as one linear problem of the shared parameters: labels found, track parameters eliminated.
+
+Files are read block by block, as often as needed; what stays in memory is the matrix of the parameters that
+appear together in a record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from alignnet.data.mille import RawBlock, iterate_raw
+from alignnet.data.mille_write import pack
+from alignnet.data.tracks import Array
+from alignnet.errors import SchemaError
+from alignnet.solvers import elimination
+from alignnet.solvers.block_matrix import BlockMatrix
+from alignnet.solvers.jit import compiled
+from alignnet.solvers.record_kernels import NO_ROOM, UNREADABLE, Buffers, buffers, find, scan
+
+SAMPLE = 1000  # records that tell which labels belong together
+WIDEST = 12
+Progress = Callable[[int], None]  # told how many records more were read
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The shared parameters of Mille files.
+
+    Args:
+        label: ascending, int64 (parameters,).
+        measurements, records: how many have it (parameters,).
+        table: label to row, with open addressing (2ⁿ, 2).
+        largest: most measurements, track parameters, and globals of a measurement, in a record.
+        width: labels that usually belong together, a sensor's.
+        n_records: in all files.
+    """
+
+    label: Array
+    measurements: Array
+    records: Array
+    table: Array
+    largest: tuple[int, int, int]
+    width: int
+    n_records: int
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Which records count, and how much.
+
+    Args:
+        passes: local fits of a record: 1, or more with outlying measurements weighted down.
+        most_lost: records that lose more of their weight are left out.
+        limit: largest χ² by degrees of freedom, its last for all beyond; empty for none.
+        scale: multiplies 1/σ² of measurements with and without shared parameters.
+    """
+
+    passes: int = 1
+    most_lost: float = 1.0
+    limit: tuple[float, ...] = ()
+    scale: tuple[float, float] = (1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """½ xᵀHx − gᵀx + ½ χ² of the changes x of the free parameters.
+
+    Args:
+        matrix: H.
+        gradient: g, (unknowns,).
+        chi2, ndf: of the records that count, with the parameters where they are.
+        counts: records that count, have undetermined track parameters, a χ² beyond the limit, lost too much
+            weight.
+    """
+
+    matrix: BlockMatrix
+    gradient: Array
+    chi2: float
+    ndf: float
+    counts: tuple[int, int, int, int]
+
+
+def find_labels(paths: Sequence[Path], progress: Progress | None = None) -> Labels:
+    """Read files once for the labels in them.
+
+    Raises:
+        SchemaError: a file is missing or damaged, or no record has a label.
+    """
+    table, entries, largest = _table(1 << 10), np.zeros((1 << 9, 3), dtype=np.int64), np.zeros(5, np.int64)
+    width = 0
+    for block in _blocks(paths, progress):
+        width = width or usual_width(block)
+        table, entries = _scanned(block, table, entries, largest)
+    if not largest[3]:
+        raise SchemaError(f"{paths[0]}: no record has a global label: there is nothing to solve for")
+    rows = np.flatnonzero(table[:, 0] > 0)
+    order = np.argsort(table[rows, 0])
+    seen = entries[table[rows[order], 1]]
+    table[rows[order], 1] = np.arange(len(rows))
+    sizes = (int(largest[0]), int(largest[1]), int(largest[2]))
+    return Labels(table[rows[order], 0], seen[:, 0], seen[:, 1], table, sizes, width or 1, int(largest[4]))
+
+
+def _scanned(block: RawBlock, table: Array, entries: Array, largest: Array) -> tuple[Array, Array]:
+    """Note the labels of a block; the table and the entries, which may have grown."""
+    first = 0
+    while first < len(block):
+        first, why = scan(block.words, block.starts, first, table, entries, largest)
+        if why == NO_ROOM:
+            room = max(2 * len(entries), 4 * int(block.starts[first + 1] - block.starts[first]))
+            table, entries = _grown(table, 2 * room), _longer(entries, room)
+        elif why == UNREADABLE:
+            table, entries = _scanned(_plain(block, first), table, entries, largest)
+            first += 1
+    return table, entries
+
+
+def usual_width(block: RawBlock) -> int:
+    """How many consecutive labels usually come together in a record: the degrees of freedom of a sensor."""
+    part = RawBlock(
+        block.words[: block.starts[min(SAMPLE, len(block))]],
+        block.starts[: SAMPLE + 1],
+        block.path,
+        block.first_byte,
+    )
+    records = part.records()
+    owner = np.repeat(np.arange(len(records)), np.diff(records.global_offset[records.record_offset]))
+    pair = np.unique(owner * (1 << 32) + records.global_label)
+    if not len(pair):
+        return 0
+    length = np.diff(np.flatnonzero(np.concatenate([[True], np.diff(pair) != 1, [True]])))
+    return min(int(np.bincount(length).argmax()), WIDEST)
+
+
+def unknowns_of(label: Array, free: Array, width: int) -> tuple[Array, int]:
+    """Which unknown each parameter is (−1 if it is not free), and how many there are with the gaps of blocks.
+
+    Labels that follow each other fill blocks of `width` unknowns.
+    """
+    run = np.cumsum(np.concatenate([[1], np.diff(label) != 1])) - 1
+    first = np.flatnonzero(np.concatenate([[True], np.diff(label) != 1]))
+    place = np.arange(len(label)) - first[run]
+    blocks = -(-np.bincount(run) // width)
+    start = np.concatenate([[0], np.cumsum(blocks)])
+    return np.where(free, start[run] * width + place, -1), int(start[-1]) * width
+
+
+def reduce_records(
+    paths: Sequence[Path],
+    weights: Sequence[float],
+    labels: Labels,
+    unknown: Array,
+    size: int,
+    at: Array,
+    cuts: Cuts,
+    progress: Progress | None = None,
+) -> Reduced:
+    """Read files and eliminate the track parameters of every record.
+
+    Args:
+        paths, weights: Mille files, and what multiplies 1/σ² in each.
+        labels: theirs.
+        unknown: which unknown each parameter is, −1 for none (parameters,).
+        size: unknowns, a multiple of the labels' width.
+        at: where the parameters are (parameters,).
+        cuts: which records count.
+
+    Raises:
+        SchemaError: a record is damaged.
+    """
+    sums = _Sums(labels, unknown, size, at, cuts)
+    for path, weight in zip(paths, weights, strict=True):
+        for block in _blocks([path], progress):
+            sums.add(block, weight)
+    return sums.result()
+
+
+class _Sums:
+    def __init__(self, labels: Labels, unknown: Array, size: int, at: Array, cuts: Cuts) -> None:
+        self.labels, self.unknown, self.at, self.cuts = labels, unknown, at, cuts
+        self.limit = np.array(cuts.limit, dtype=np.float64)
+        self.pairs, self.gradient = _table(1 << 14), np.zeros(size)
+        self.values = np.zeros((1 << 12, labels.width, labels.width))
+        self.totals = np.zeros(8)
+        self.buffers = self._buffers(16)
+
+    def _buffers(self, blocks: int) -> Buffers:
+        return buffers(*self.labels.largest, blocks, self.labels.width)
+
+    def add(self, block: RawBlock, weight: float) -> None:
+        first, words = 0, block.words
+        scale = weight * np.array(self.cuts.scale)
+        while first < len(block):
+            first, why = elimination.accumulate(
+                words, words.view(np.float32), block.starts, first, self.labels.table, self.unknown, self.at,
+                self.buffers, scale, self.cuts.passes, self.cuts.most_lost, self.limit, self.pairs,
+                self.values, self.gradient, self.totals,
+            )  # fmt: skip
+            if why == NO_ROOM:
+                self.buffers = self._buffers(2 * len(self.buffers.block))
+            elif why == UNREADABLE:
+                self.add(_plain(block, first), weight)
+                first += 1
+            self._make_room()
+
+    def _make_room(self) -> None:
+        need = int(self.totals[7]) + len(self.buffers.block) ** 2
+        if need > len(self.values):
+            self.values = _longer(self.values, max(need, 3 * len(self.values) // 2))
+        if 2 * len(self.values) > len(self.pairs):
+            self.pairs = _grown(self.pairs, 2 * len(self.values))
+
+    def result(self) -> Reduced:
+        rows = self.pairs[self.pairs[:, 0] >= 0]
+        values = self.values[rows[:, 1]]
+        self.values = self.values[:0]
+        row, column = rows[:, 0] // elimination.PAIR, rows[:, 0] % elimination.PAIR
+        same = row == column
+        upper = np.triu(values[same])
+        values[same] = upper + np.triu(upper, 1).swapaxes(1, 2)
+        matrix = BlockMatrix.of_pairs(row, column, values, len(self.gradient) // self.labels.width)
+        counts = [int(n) for n in self.totals[3:7]]
+        return Reduced(
+            matrix,
+            self.gradient,
+            float(self.totals[0]),
+            float(self.totals[1]),
+            (counts[0], counts[1], counts[2], counts[3]),
+        )
+
+
+def _plain(block: RawBlock, record: int) -> RawBlock:
+    """One record without its special blocks; raises SchemaError if it is damaged."""
+    begin, end = block.starts[record], block.starts[record + 1]
+    one = RawBlock(
+        block.words[begin:end], np.array([0, end - begin]), block.path, block.first_byte + 4 * int(begin)
+    )
+    words = np.frombuffer(pack(one.records()), dtype=np.int32)
+    return RawBlock(words, np.array([0, len(words)]), block.path, one.first_byte)
+
+
+def _blocks(paths: Sequence[Path], progress: Progress | None) -> Iterator[RawBlock]:
+    for path in paths:
+        for block in iterate_raw(path):
+            yield block
+            if progress is not None:
+                progress(len(block))
+
+
+def _table(size: int) -> Array:
+    return np.full((size, 2), -1, dtype=np.int64)
+
+
+def _grown(table: Array, least: int) -> Array:
+    """A larger table with the same content."""
+    size = len(table)
+    while size < least:
+        size *= 2
+    if size == len(table):
+        return table
+    larger = _table(size)
+    _copy(table[table[:, 0] != -1], larger)
+    return larger
+
+
+@compiled
+def _copy(rows: Array, table: Array) -> None:
+    for k in range(len(rows)):
+        row = find(table, rows[k, 0])
+        table[row, 0], table[row, 1] = rows[k, 0], rows[k, 1]
+
+
+def _longer(array: Array, length: int) -> Array:
+    longer = np.zeros((length, *array.shape[1:]), dtype=array.dtype)
+    longer[: len(array)] = array
+    return longer

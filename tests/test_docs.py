@@ -10,8 +10,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from alignnet.cli.app import CONF
-from alignnet.cli.solve import options_of
 from alignnet.cli.main import COMMANDS
+from alignnet.cli.solve import options_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = sorted((REPOSITORY / "docs").glob("*.md"))

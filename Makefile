@@ -4,6 +4,7 @@
 .PHONY: help setup align test test-all lint format types wheel clean
 
 BIN := .venv/bin
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 help:  ## list the targets
 	@awk -F ':[^#]*##' '/^[a-z-]+:.*##/ {printf "  make %-10s%s\n", $$1, $$2}' Makefile
@@ -16,10 +17,10 @@ align: setup  ## simulate a misaligned ITS2, align its 24,120 sensors, show befo
 	$(BIN)/alignnet train experiment=its2_demo
 
 test: setup  ## the tests, without the slow ones
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
 test-all: setup  ## all tests
-	$(BIN)/python -m pytest -m ''
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m ''
 
 lint: setup  ## ruff: rules and format
 	$(BIN)/python -m ruff check

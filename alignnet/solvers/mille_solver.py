@@ -81,6 +81,8 @@ def solve_steering(
         SchemaError: a file is damaged; a label of the text is in no file; a constraint follows from others.
         ConvergenceError: the problem is singular, too many records are cut, or it does not converge.
     """
+    if steering.commands.maxrecord:
+        raise SchemaError(f"{steering.path}: maxrecord is not supported, all records are read; take it out")
     watch, told = _Watch(), progress or (lambda _: lambda _: None)
     labels = find_labels([binary.path for binary in steering.binaries], told("labels"))
     parameters = parameters_of(steering, labels)

@@ -1,4 +1,4 @@
-"""Mille records read where they lie, word by word: where they begin, which labels they have, what they say.
+"""Mille records read where they lie, word by word: which labels they have, what they say.
 
 The format is that of `alignnet.data.mille`, whose reader is the reference: a record that looks wrong here, or
 holds a special block, is left to it. Labels are looked up in a table (2ⁿ, 2) of keys and values with open
@@ -80,23 +80,6 @@ def find(table: Array, key: int) -> int:
     while table[row, 0] != -1 and table[row, 0] != key:
         row = (row + 1) & mask
     return int(row)
-
-
-@compiled
-def record_starts(words: Array, starts: Array) -> int:
-    """Fill in the first word of each whole record and the end; how many, or −1 − k if k's N is bad."""
-    position, records = 0, 0
-    starts[0] = 0
-    while position < len(words):
-        size = words[position]
-        if size == 0 or size % 2 != 0:
-            return -1 - records
-        position += 1 + (size if size > 0 else -3 * size // 2)
-        if position > len(words):
-            break
-        records += 1
-        starts[records] = position
-    return records
 
 
 @compiled

@@ -161,6 +161,7 @@ REFUSED = {
     "Parameter\n11 0 -1\nConstraint 0\n11 1\n": (SchemaError, "all of its parameters are fixed"),
     "entries 100000\n": (SchemaError, "no parameter is free"),
     "hugecut 1\nmethod inversion 1 1\n": (ConvergenceError, "records are rejected"),
+    "maxrecord 10\n": (SchemaError, "maxrecord is not supported"),
     "nosuchcommand 3\n": (SchemaError, "nosuchcommand"),
     "missing.bin\n": (SchemaError, "missing.bin"),
 }  # fmt: skip

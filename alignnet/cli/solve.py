@@ -167,6 +167,8 @@ def _write(answer: MilleAnswer, options: Options, seconds: float) -> None:
         "ndf": answer.ndf,
         "chi2_per_ndf": answer.chi2 / answer.ndf if answer.ndf > 0 else None,
         "iterations": answer.iterations,
+        "passes": answer.passes,
+        "settled": answer.settled,
         "gradient": answer.gradient,
         "cpu_seconds": answer.seconds,
         "wall_seconds": seconds,
@@ -185,6 +187,9 @@ def _report(answer: MilleAnswer) -> None:
     )  # fmt: skip
     log.info("χ²/ndf %.5f, gradient %.1e of its start after %d iterations",
              answer.chi2 / max(answer.ndf, 1), answer.gradient, answer.iterations)  # fmt: skip
+    if not answer.settled:
+        log.warning("cuts and weights still change after %d passes; allow more: method NAME %d 0.01",
+                    answer.passes, 2 * answer.passes)  # fmt: skip
     log.info("CPU seconds: %s", ", ".join(f"{name} {s:.1f}" for name, s in answer.seconds.items()))
     log.info("written: %s, %s", RESULT, NUMBERS)
 

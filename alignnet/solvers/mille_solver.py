@@ -1,8 +1,8 @@
 """The problem of a pede steering text, solved: reduced matrix, priors, constraints, cuts, errors.
 
 Differences from pede: the minimum is found by conjugate gradients scaled with each block's own matrix, to a
-tolerance on the gradient; a presigma is a Gaussian prior about the start value in every iteration; whatever
-does not come to an end is an error.
+tolerance on the gradient; a presigma is a Gaussian prior about the start value in every iteration; a linear
+problem that does not come to its end is an error.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class MilleAnswer:
         gradient: norm of the gradient at the end, over that at the start, in the scaled unknowns.
         chi2, ndf: at the answer.
         records, rejected: taken; undetermined, beyond the χ² limit, too much weight lost.
+        passes: over the records.
+        settled: whether another pass would change nothing that the text's convergence limit asks for.
         seconds: CPU seconds by phase.
     """
 
@@ -58,6 +60,8 @@ class MilleAnswer:
     ndf: float
     records: int
     rejected: tuple[int, int, int]
+    passes: int
+    settled: bool
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -115,7 +119,7 @@ def solve_steering(
     return MilleAnswer(
         labels.label, at, parameters.presigma, at - parameters.start, error, parameters.entries,
         parameters.free, total, solved.residual, reduced.chi2 - drop, reduced.ndf - problem.determined,
-        reduced.counts[0], reduced.counts[1:], watch.seconds,
+        reduced.counts[0], reduced.counts[1:], iteration + 1, not _goes_on(steering, drop), watch.seconds,
     )  # fmt: skip
 
 

@@ -57,6 +57,7 @@ def test_parameters_and_errors_are_those_of_dense_least_squares():
     assert numbers["ndf"] == ndf - len(labels)
     assert numbers["chi2"] == pytest.approx(chi2 - g @ np.linalg.solve(h, g), rel=1e-9)
     assert numbers["records"] == 150
+    assert (numbers["passes"], numbers["settled"]) == (1, True)
 
 
 def test_pulls_to_the_truth_are_normal():
@@ -124,6 +125,9 @@ def test_cuts_and_down_weighting_survive_a_start_that_is_far_off():
     robust, numbers = solved(text, records=spoilt)
     assert np.abs(robust.value - truth).max() < 0.35 * np.abs(plain.value - truth).max()
     assert numbers["chi2_per_ndf"] < 2
+    assert (numbers["passes"] > 2, numbers["settled"]) == (True, numbers["passes"] < 12)
+    _, first = solved("method inversion 1 1e-6\noutlierdownweighting 5\n", records=spoilt)
+    assert (first["passes"], first["settled"]) == (1, False)
 
 
 def test_a_chi2_cut_leaves_out_wrong_records():

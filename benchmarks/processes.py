@@ -21,10 +21,9 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import uproot
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from alignnet.geometry.rigid import LOCAL_NAMES
+from alignnet.data.root_alignment import read_alignment_table
 
 QUIET = ("trainer.enable_progress_bar=false", "figure_every=0", "early_stop=null", "evaluation.limit=false")
 
@@ -74,9 +73,7 @@ def epochs(run: Path) -> list[float]:
 
 def places(run: Path) -> np.ndarray:
     """Parameters that a run left, all of its sensors' [cm, rad]."""
-    with uproot.open(run / "alignment.root") as file:
-        tree = file["alignment"].arrays(list(LOCAL_NAMES), library="np")
-    return np.stack([tree[name] for name in LOCAL_NAMES], axis=-1)
+    return read_alignment_table(run / "alignment.root").local
 
 
 def measure(sample: Path, options: argparse.Namespace) -> tuple[dict[str, list[float]], float]:

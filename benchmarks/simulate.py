@@ -9,11 +9,11 @@ cosmic muons in ITS2 and for a beam in a telescope; then the ratio of the times 
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 
 import torch
 
+from alignnet.data.memory import peak_memory_mb
 from alignnet.data.simulate import Simulation
 from alignnet.data.sources import Beam, Cosmics, ParticleGun, Source
 from alignnet.geometry.detector import Detector
@@ -58,7 +58,7 @@ def main() -> None:
     n_events = min(arguments.events, 4000)
     ratio = seconds(ParticleGun(), barrel, n_events)[0] / seconds(ParticleGun(), barrel, n_events, False)[0]
     print(f"with matter / without: {ratio:.2f}")
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+    print(f"peak memory {peak_memory_mb():.0f} MiB")
 
 
 if __name__ == "__main__":

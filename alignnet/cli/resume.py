@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,12 +38,7 @@ def continued(arguments: Sequence[str]) -> list[str]:
 
 
 def remembered(arguments: Sequence[str]) -> dict[Path, bytes]:
-    """The configuration of the run that `resume=DIR` continues, which Hydra is about to replace.
-
-    Only the first process keeps it: when others are started, it is replaced already.
-    """
-    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0":
-        return {}
+    """The configuration of the run that `resume=DIR` continues, which Hydra is about to replace."""
     given = {_key(argument): argument.partition("=")[2].strip("'\"") for argument in arguments}
     folder = Path(given.get("resume", "null"), ".hydra")
     return {path: path.read_bytes() for path in folder.glob("*.yaml")}

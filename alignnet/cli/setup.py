@@ -101,10 +101,15 @@ def evaluation_of(problem: AlignmentProblem, settings: DictConfig) -> Evaluation
         )
 
 
+def is_first_rank() -> bool:
+    """Whether this process is the only one of a run, or the first of several."""
+    return not getattr(rank_zero_only, "rank", 0)
+
+
 def quiet() -> None:
     """Leave out Lightning's advice that does not concern an alignment, and what ranks but the first say."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    if getattr(rank_zero_only, "rank", 0):
+    if not is_first_rank():
         logging.getLogger("alignnet").setLevel(logging.WARNING)
     for message in (
         "The '.*' does not have many workers",

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from alignnet.cli.app import CONF, errors_in_one_line
 from alignnet.data.atomic import replacing
 from alignnet.data.memory import peak_memory_mb
-from alignnet.data.steering import Steering, read_steering
+from alignnet.data.steering import read_steering
 from alignnet.errors import ConfigError
 from alignnet.export.millepede import write_result
 from alignnet.solvers.mille_solver import MilleAnswer, solve_steering
@@ -78,7 +78,7 @@ def run(text: Path, options: Options) -> MilleAnswer:
         log.warning("%s", line)
     with _progress() as told:
         answer = solve_steering(
-            steering, options.tolerance, options.max_iterations, _wants_errors(steering, options), told
+            steering, options.tolerance, options.max_iterations, _wants_errors(options), told
         )
     _write(answer, options, time.perf_counter() - start)
     _report(answer)
@@ -96,15 +96,11 @@ def options_of(pairs: list[str]) -> Options:
         key, equals, value = pair.partition("=")
         if key not in Options.__dataclass_fields__ or not equals:
             raise ConfigError(f"unknown key '{key}'; the keys are {', '.join(Options.__dataclass_fields__)}")
-        values[key] = value
-    try:
-        options = Options(
-            values.get("errors", "auto"),
-            float(values.get("tolerance", 1e-8)),
-            int(values.get("max_iterations", 5000)),
-        )
-    except ValueError as error:
-        raise ConfigError(f"tolerance and max_iterations are numbers: {error}") from error
+        try:
+            values[key] = type(getattr(Options, key))(value)
+        except ValueError as error:
+            raise ConfigError(f"tolerance and max_iterations are numbers: {error}") from error
+    options = Options(**values)
     if options.errors not in ("auto", "exact", "none"):
         raise ConfigError(f"errors is {options.errors!r}; choose auto, exact or none")
     if not 0 < options.tolerance < 1 or options.max_iterations < 1:
@@ -127,7 +123,7 @@ def _arguments(arguments: list[str]) -> tuple[Path, list[str]]:
     return parsed.text, parsed.keys
 
 
-def _wants_errors(steering: Steering, options: Options) -> Callable[[int], bool]:
+def _wants_errors(options: Options) -> Callable[[int], bool]:
     def wanted(unknowns: int) -> bool:
         if options.errors == "auto" and unknowns > EXACT:
             log.info("no errors: %s parameters; errors=exact makes them all the same", f"{unknowns:,}")

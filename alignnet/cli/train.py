@@ -10,14 +10,13 @@ from pathlib import Path
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from alignnet.cli.app import CONF, build, command, errors_in_one_line, values_of
 from alignnet.cli.keys import check_keys
 from alignnet.cli.resume import continued, remembered, restored_if_refused
 from alignnet.cli.run_folder import forget_curves
-from alignnet.cli.setup import evaluation_of, load_problem, plain, quiet
+from alignnet.cli.setup import evaluation_of, is_first_rank, load_problem, plain, quiet
 from alignnet.data.memory import peak_memory_mb
 from alignnet.evaluation.summary import report, write_metrics
 from alignnet.export.result import write_result
@@ -29,9 +28,8 @@ from alignnet.training.run import fit, make_trainer
 log = logging.getLogger("alignnet.train")
 
 
-EARLIER: dict[
-    Path, bytes
-] = {}  # configuration of the run that goes on, as it was before Hydra wrote this one's
+# Configuration of the run that goes on, as it was before Hydra wrote this one's.
+EARLIER: dict[Path, bytes] = {}
 
 
 @command("train")
@@ -49,7 +47,7 @@ def train(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     with values_of("seed"):
         L.seed_everything(config.seed, workers=True, verbose=False)
-    if config.resume is None and not getattr(rank_zero_only, "rank", 0):
+    if config.resume is None and is_first_rank():
         forget_curves(folder)
     problem = load_problem(config)
     averaging = build(config.get("averaging"))
@@ -91,6 +89,7 @@ def train(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     with errors_in_one_line(CONF, "train"):
-        EARLIER |= remembered(sys.argv[1:])
+        if is_first_rank():  # when others are started, it is replaced already
+            EARLIER |= remembered(sys.argv[1:])
         sys.argv[1:] = continued(sys.argv[1:])
     main()

@@ -126,16 +126,16 @@ def _scale(start: Array, column: Array, values: Array, factor: Array) -> None:
     left = np.zeros((n, n))
     for i in range(len(start) - 1):
         for k in range(start[i], start[i + 1]):
-            f, g, block = factor[i], factor[column[k]], values[k]
-            for a in range(n):
-                for c in range(n):
-                    s = 0.0
-                    for e in range(n):
-                        s += f[e, a] * block[e, c]
-                    left[a, c] = s
-            for a in range(n):
-                for c in range(n):
-                    s = 0.0
-                    for e in range(n):
-                        s += left[a, e] * g[e, c]
-                    block[a, c] = s
+            _product(factor[i].T, values[k], left)
+            _product(left, factor[column[k]], values[k])
+
+
+@compiled
+def _product(a: Array, b: Array, out: Array) -> None:
+    """a · b of small matrices, neither of which is `out`."""
+    for i in range(len(a)):
+        for j in range(len(a)):
+            s = 0.0
+            for k in range(len(a)):
+                s += a[i, k] * b[k, j]
+            out[i, j] = s

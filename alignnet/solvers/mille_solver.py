@@ -164,8 +164,7 @@ def combinations(
         there[there] = labels.label[rows[there]] == one.labels[there]
         if not there.all():
             raise SchemaError(
-                f"{one.line.file}:{one.line.number}: label {one.labels[~there][0]} has no entry in the "
-                "binary files; take it out"
+                f"{one.line}: label {one.labels[~there][0]} has no entry in the binary files; take it out"
             )
         free = unknown[rows] >= 0
         index.append(unknown[rows[free]])

@@ -73,6 +73,7 @@ class Constraints(SparseRows):
 
     def __init__(self, index: Sequence[Array], factors: Sequence[Array], size: int) -> None:
         super().__init__(index, factors, size)
+        self.gram = self._gram()
         self._inverse = np.linalg.pinv(self.gram, rcond=1e-13, hermitian=True) if len(self) else self.gram
 
     def shortest(self, r: Array) -> Array:
@@ -100,19 +101,17 @@ class Constraints(SparseRows):
 
     def dependent(self) -> list[int]:
         """Constraints that follow from those before them."""
-        gram = self.gram
         found: list[int] = []
         kept: list[int] = []
-        scale = np.sqrt(np.maximum(gram.diagonal(), 1e-300))
-        correlation = gram / np.outer(scale, scale)
+        scale = np.sqrt(np.maximum(self.gram.diagonal(), 1e-300))
+        correlation = self.gram / np.outer(scale, scale)
         for i in range(len(self)):
             row = correlation[i, kept]
             left = 1 - row @ np.linalg.lstsq(correlation[np.ix_(kept, kept)], row)[0] if kept else 1.0
-            (kept if left > DEPENDENT and gram[i, i] > 0 else found).append(i)
+            (kept if left > DEPENDENT and self.gram[i, i] > 0 else found).append(i)
         return found
 
-    @property
-    def gram(self) -> Array:
+    def _gram(self) -> Array:
         """C Cᵀ."""
         columns = [self @ self.transposed(unit) for unit in np.eye(len(self))]
         return np.stack(columns) if columns else np.zeros((0, 0))
@@ -159,8 +158,9 @@ def solve(
         ConvergenceError: a number became non-finite, or A is not positive.
     """
     x = np.zeros_like(b) if r is None else constraints.shortest(r)
-    residual = constraints.project(b - multiply(x) if r is not None else b)
-    goal = tolerance * np.sqrt(_dot(constraints.project(b), constraints.project(b)))
+    force = constraints.project(b)
+    residual = force if r is None else constraints.project(b - multiply(x))
+    goal = tolerance * np.sqrt(_dot(force, force))
     direction, rho, iteration = residual.copy(), _dot(residual, residual), 0
     while iteration < max_iterations and (np.sqrt(rho) > goal).any():
         product = multiply(direction)

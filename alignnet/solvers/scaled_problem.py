@@ -152,13 +152,11 @@ class ScaledProblem:
 
     def _refuse_dependent(self, wanted: list[Combination]) -> None:
         for i in self._exact.dependent():
-            line = wanted[i].line
             known = self._exact @ self._exact.shortest(self._missing)
             agrees = abs(known[i] - self._missing[i]) <= 1e-6 * max(np.abs(self._missing).max(), 1e-300)
             what = "follows from those before it" if agrees else "contradicts those before it"
             raise SchemaError(
-                f"{line.file}:{line.number}: the constraint {what}, or all of its parameters are fixed; "
-                "take it out"
+                f"{wanted[i].line}: the constraint {what}, or all of its parameters are fixed; take it out"
             )
 
 

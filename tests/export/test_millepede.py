@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from mille_toys import normal_equations
 
 from alignnet.data.mille import read_mille
 from alignnet.errors import ConfigError, GeometryError, SchemaError
@@ -46,16 +47,8 @@ def tracks(n=30, sensors=4, seed=0):
 
 def solve(records):
     """Global least squares from the records alone, as Millepede poses it; its labels and values."""
-    labels, column = np.unique(records.global_label, return_inverse=True)
-    n_local = records.local_index.max()
-    matrix = np.zeros((len(records.y), len(labels) + n_local * len(records)))
-    matrix[records.measurement_of_global, column] = records.global_value
-    record = records.record_of_measurement[records.measurement_of_local]
-    matrix[records.measurement_of_local, len(labels) + n_local * record + records.local_index - 1] = (
-        records.local_value
-    )
-    weight = 1 / records.sigma
-    return labels, np.linalg.lstsq(matrix * weight[:, None], records.y * weight, rcond=None)[0][: len(labels)]
+    labels, h, g, *_ = normal_equations(records)
+    return labels, np.linalg.solve(h, g)
 
 
 @pytest.mark.parametrize("double", [True, False])

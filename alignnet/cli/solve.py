@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from alignnet.cli.app import CONF, errors_in_one_line
 from alignnet.data.atomic import replacing
@@ -28,12 +28,9 @@ from alignnet.solvers.mille_solver import MilleAnswer, solve_steering
 log = logging.getLogger("alignnet.solve")
 
 RESULT, NUMBERS = Path("millepede.res"), Path("millepede.json")
-EXACT = 4000
-"""Parameters up to which errors=auto makes errors: the time grows as the third power of their number."""
-
 EPILOG = """\
 keys:
-  errors=auto           exact (from the dense inverse matrix), none, or auto: exact up to 4,000 parameters
+  errors=auto           exact, none, or auto: exact where the factor of the matrix fits in memory
   tolerance=1e-8        the gradient at the end, against the start
   max_iterations=5000   of conjugate gradients
 
@@ -77,9 +74,7 @@ def run(text: Path, options: Options) -> MilleAnswer:
     for line in steering.guessed:
         log.warning("%s", line)
     with _progress() as told:
-        answer = solve_steering(
-            steering, options.tolerance, options.max_iterations, _wants_errors(options), told
-        )
+        answer = solve_steering(steering, options.tolerance, options.max_iterations, options.errors, told)
     _write(answer, options, time.perf_counter() - start)
     _report(answer)
     return answer
@@ -123,29 +118,20 @@ def _arguments(arguments: list[str]) -> tuple[Path, list[str]]:
     return parsed.text, parsed.keys
 
 
-def _wants_errors(options: Options) -> Callable[[int], bool]:
-    def wanted(unknowns: int) -> bool:
-        if options.errors == "auto" and unknowns > EXACT:
-            log.info("no errors: %s parameters; errors=exact makes them all the same", f"{unknowns:,}")
-        return options.errors == "exact" or (options.errors == "auto" and unknowns <= EXACT)
-
-    return wanted
-
-
 @contextmanager
-def _progress() -> Iterator[Callable[[str], Callable[[int], None]]]:
+def _progress() -> Iterator[Callable[[str, float | None], Callable[[float], None]]]:
     """A line for each phase on a terminal, nothing elsewhere."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:,.0f}"),
+        TaskProgressColumn(),
         TimeElapsedColumn(),
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
 
-        def phase(name: str) -> Callable[[int], None]:
-            task = bar.add_task(name, total=None)
+        def phase(name: str, total: float | None) -> Callable[[float], None]:
+            task = bar.add_task(name, total=total)
             return lambda more: bar.advance(task, more)
 
         yield phase

@@ -1,8 +1,8 @@
 """The problem of a pede steering text, solved: reduced matrix, priors, constraints, cuts, errors.
 
-Differences from pede: the minimum is found by conjugate gradients scaled with each block's own matrix, to a
-tolerance on the gradient; a presigma is a Gaussian prior about the start value in every iteration; a linear
-problem that does not come to its end is an error.
+Differences from pede: the minimum is found by conjugate gradients, preconditioned with a factorisation of the
+sparse matrix, to a tolerance on the gradient; all errors are exact; a presigma is a Gaussian prior about the
+start value in every iteration; a linear problem that does not come to its end is an error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from alignnet.solvers.projected import SparseRows
 from alignnet.solvers.records import (
     Cuts,
     Labels,
-    Progress,
     Reduced,
     find_labels,
     reduce_records,
@@ -69,8 +68,8 @@ def solve_steering(
     steering: Steering,
     tolerance: float = 1e-8,
     max_iterations: int = 5000,
-    errors: Callable[[int], bool] = lambda _: True,
-    progress: Callable[[str], Progress] | None = None,
+    errors: str = "auto",
+    progress: Callable[[str, float | None], Callable[[float], None]] | None = None,
 ) -> MilleAnswer:
     """Solve the problem of a steering text.
 
@@ -78,8 +77,8 @@ def solve_steering(
         steering: it.
         tolerance: of the gradient, against its start.
         max_iterations: of conjugate gradients.
-        errors: whether to make errors, from the dense inverse matrix, for so many unknowns.
-        progress: gives, for the name of a phase, what is told how many records more were read.
+        errors: "exact", "none", or "auto": exact where the matrix' factor fits in memory.
+        progress: gives, for a phase and the size of its work, what is told how much more of it was done.
 
     Raises:
         SchemaError: a file is damaged; a label of the text is in no file; a constraint follows from others.
@@ -87,8 +86,8 @@ def solve_steering(
     """
     if steering.commands.maxrecord:
         raise SchemaError(f"{steering.path}: maxrecord is not supported, all records are read; take it out")
-    watch, told = _Watch(), progress or (lambda _: lambda _: None)
-    labels = find_labels([binary.path for binary in steering.binaries], told("labels"))
+    watch, told = _Watch(), progress or (lambda *_: lambda _: None)
+    labels = find_labels([binary.path for binary in steering.binaries], told("labels", None))
     parameters = parameters_of(steering, labels)
     watch.lap("labels")
     unknown, size = unknowns_of(labels.label, parameters.free, labels.width)
@@ -99,12 +98,12 @@ def solve_steering(
         reduced = reduce_records(
             [binary.path for binary in steering.binaries],
             [binary.weight for binary in steering.binaries],
-            labels, unknown, size, at, _cuts(steering, labels, iteration), told("records"),
+            labels, unknown, size, at, _cuts(steering, labels, iteration), told("records", labels.n_records),
         )  # fmt: skip
         _check_rejected(reduced, steering)
         watch.lap("records")
         problem = ScaledProblem(reduced, labels, parameters, unknown, at, exact, survey)
-        solved = problem.solve(tolerance, max_iterations)
+        solved = problem.solve(tolerance, max_iterations, told("solution", 1.0))
         step = problem.factor_times(solved.x)
         at = at + np.where(unknown >= 0, step[unknown], 0.0)
         total += solved.iterations
@@ -113,8 +112,8 @@ def solve_steering(
         if not _goes_on(steering, drop):
             break
     error = np.full(len(at), np.nan)
-    if errors(problem.determined):
-        error = np.where(unknown >= 0, problem.errors()[unknown], 0.0)
+    if errors == "exact" or (errors == "auto" and problem.tree is not None):
+        error = np.where(unknown >= 0, problem.errors(told("errors", None))[unknown], 0.0)
         watch.lap("errors")
     return MilleAnswer(
         labels.label, at, parameters.presigma, at - parameters.start, error, parameters.entries,

@@ -150,9 +150,13 @@ def solve(
     r: Array | None = None,
     tolerance: float = 1e-8,
     max_iterations: int = 3000,
-    progress: Callable[[int, float], None] | None = None,
+    precondition: Callable[[Array], Array] = lambda residual: residual,
 ) -> Solved:
     """Solve A x = b (unknowns,) or (unknowns, several) under C x = r, r = 0 if not given.
+
+    Args:
+        precondition: about the inverse of A under C x = 0; symmetric (Gould, Hribar & Nocedal, SIAM J. Sci.
+            Comput. 23 (2001) 1376).
 
     Raises:
         ConvergenceError: a number became non-finite, or A is not positive.
@@ -161,8 +165,9 @@ def solve(
     force = constraints.project(b)
     residual = force if r is None else constraints.project(b - multiply(x))
     goal = tolerance * np.sqrt(_dot(force, force))
-    direction, rho, iteration = residual.copy(), _dot(residual, residual), 0
-    while iteration < max_iterations and (np.sqrt(rho) > goal).any():
+    direction = constraints.project(precondition(residual))
+    rho, size, iteration = _dot(residual, direction), _dot(residual, residual), 0
+    while iteration < max_iterations and (np.sqrt(size) > goal).any():
         product = multiply(direction)
         curvature = _dot(direction, product)
         moving = rho > 0
@@ -173,13 +178,12 @@ def solve(
             )
         step = np.where(moving, rho / np.where(moving, curvature, 1.0), 0.0)
         x, residual = x + step * direction, constraints.project(residual - step * product)
-        new = _dot(residual, residual)
-        direction = residual + np.where(moving, new / np.where(moving, rho, 1.0), 0.0) * direction
-        rho, iteration = new, iteration + 1
-        if progress is not None:
-            progress(iteration, float(np.max(np.sqrt(rho) / np.maximum(goal, 1e-300))) * tolerance)
-    relative = float(np.max(np.sqrt(rho) / np.maximum(goal / tolerance, 1e-300)))
-    return Solved(x, iteration, relative, bool((np.sqrt(rho) <= goal).all()))
+        better = constraints.project(precondition(residual))
+        new = _dot(residual, better)
+        direction = better + np.where(moving, new / np.where(moving, rho, 1.0), 0.0) * direction
+        rho, size, iteration = new, _dot(residual, residual), iteration + 1
+    relative = float(np.max(np.sqrt(size) / np.maximum(goal / tolerance, 1e-300)))
+    return Solved(x, iteration, relative, bool((np.sqrt(size) <= goal).all()))
 
 
 def _dot(a: Array, b: Array) -> Array:

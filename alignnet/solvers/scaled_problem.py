@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import torch
 
+from alignnet.data.memory import physical_memory
 from alignnet.data.steering import Combination
 from alignnet.data.tracks import Array
 from alignnet.errors import ConvergenceError, SchemaError
+from alignnet.solvers.direct import MOST_ROWS, DirectSystem
+from alignnet.solvers.elimination_tree import EliminationTree
 from alignnet.solvers.projected import Constraints, Solved, SparseRows, solve
 from alignnet.solvers.records import Labels, Reduced
 
 FLAT = 1e-10
 """Directions of a block in which it is weaker than this part of its diagonal are not determined by it."""
 
-SINGULAR = 1e-11
-"""Part of the largest pivot or eigenvalue below which one of the scaled matrix is taken to be 0."""
+_SINGLE = 30_000
+"""Unknowns beyond which the first factorisation is in single precision."""
+
+_ROUGH_ITERATIONS = 60
+_MEMORY_SHARE = 0.3  # of the machine's memory for a factor
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,15 @@ class ScaledProblem:
         if len(self._survey):
             self.b = self.b + self._survey.transposed(self._weight * short)
         self._refuse_dependent([one for one, _ in exact[1]])
+        self.inverse: DirectSystem | None = None
+
+    @cached_property
+    def tree(self) -> EliminationTree | None:
+        """How to factor the matrix; None where that is not to be done."""
+        if len(self._exact) + len(self._survey) > MOST_ROWS:
+            return None
+        tree = EliminationTree.of(self.matrix)
+        return tree if 8 * tree.size(self.matrix.width) < _MEMORY_SHARE * physical_memory() else None
 
     def multiply(self, x: Array) -> Array:
         """The scaled matrix, with the survey, times vectors."""
@@ -74,14 +90,39 @@ class ScaledProblem:
             product = product + self._survey.transposed(weight * (self._survey @ x))
         return product
 
-    def solve(self, tolerance: float, max_iterations: int) -> Solved:
-        """The scaled step.
+    def solve(
+        self, tolerance: float, max_iterations: int, progress: Callable[[float], None] | None = None
+    ) -> Solved:
+        """The scaled step: conjugate gradients preconditioned with a factorisation, where it fits in memory.
+
+        Large problems are factored in single precision; where that is too coarse, in double precision.
+
+        Args:
+            tolerance: of the gradient, against its start.
+            max_iterations: of conjugate gradients.
+            progress: told, again and again, what part of a factorisation was done since.
 
         Raises:
-            ConvergenceError: it does not converge.
+            ConvergenceError: it does not converge, or the problem is singular.
         """
+        if self.tree is None:
+            return self._converged(self._iterate(None, tolerance, max_iterations), tolerance)
+        if self.determined > _SINGLE:
+            rough = self._rough(progress)
+            if rough is not None:
+                solved = self._iterate(rough, tolerance, min(_ROUGH_ITERATIONS, max_iterations))
+                if solved.converged:
+                    return solved
+        self.inverse = self._direct("float64", progress)
+        return self._converged(self._iterate(self.inverse, tolerance, max_iterations), tolerance)
+
+    def _iterate(self, inverse: DirectSystem | None, tolerance: float, max_iterations: int) -> Solved:
         r = self._missing if len(self._exact) else None
-        solved = solve(self.multiply, self.b, self._exact, r, tolerance, max_iterations)
+        if inverse is None:
+            return solve(self.multiply, self.b, self._exact, r, tolerance, max_iterations)
+        return solve(self.multiply, self.b, self._exact, r, tolerance, max_iterations, inverse)
+
+    def _converged(self, solved: Solved, tolerance: float) -> Solved:
         if not solved.converged:
             raise ConvergenceError(
                 f"conjugate gradients stopped after {solved.iterations} iterations with the gradient at "
@@ -89,6 +130,18 @@ class ScaledProblem:
                 "nearly so; fix parameters, add constraints or a presigma, or allow more iterations"
             )
         return solved
+
+    def _rough(self, progress: Callable[[float], None] | None) -> DirectSystem | None:
+        try:
+            return self._direct("float32", progress)
+        except (ConvergenceError, np.linalg.LinAlgError):
+            return None
+
+    def _direct(self, precision: str, progress: Callable[[float], None] | None) -> DirectSystem:
+        assert self.tree is not None
+        return DirectSystem(
+            self.matrix, self.tree, self._exact, self._survey, self._weight, precision, progress
+        )
 
     def factor_times(self, x: Array) -> Array:
         """Unknowns of scaled ones."""
@@ -98,42 +151,25 @@ class ScaledProblem:
         """By how much χ² falls with the scaled step x."""
         return float(2 * self.b @ x - x @ self.multiply(x))
 
-    def errors(self) -> Array:
-        """Standard deviation of each unknown, from the dense inverse matrix under the constraints.
+    def errors(self, progress: Callable[[float], None] | None = None) -> Array:
+        """Standard deviation of each unknown, from the exact inverse under the constraints.
+
+        Args:
+            progress: told the same of the factorisation, if that is still to be done, and of the inverse.
 
         Raises:
-            ConvergenceError: the matrix is singular.
+            ConvergenceError: the matrix is singular, or its factor does not fit in memory.
         """
-        keep = np.flatnonzero((np.abs(self.factor).sum(1) > 0).ravel())
-        full = self.matrix.dense()[np.ix_(keep, keep)]
-        if len(self._survey):
-            rows = self._survey.dense()[:, keep]
-            full += rows.T @ (self._weight[:, None] * rows)
-        frozen = self._exact.orthonormal()[:, keep]  # these directions get 1 in the matrix, 0 in its inverse
-        along = frozen @ full
-        full += frozen.T @ (np.eye(len(frozen)) + along @ frozen.T) @ frozen
-        full -= frozen.T @ along + along.T @ frozen
-        root, failed = torch.linalg.cholesky_ex(torch.from_numpy(full))
-        pivots = root.diagonal().square()
-        if failed or not float(pivots.min()) > SINGULAR * float(pivots.max()):
-            values = torch.linalg.eigvalsh(torch.from_numpy(full))
-            null = int((values <= SINGULAR * values[-1]).sum())
+        if self.tree is None:
             raise ConvergenceError(
-                f"the problem is singular: its matrix has a rank defect of {null}; fix parameters, add "
-                "constraints or a presigma"
+                f"no errors: the factor of the matrix would be too large, or there are more than {MOST_ROWS} "
+                "constraints and measurements; use errors=none"
             )
-        covariance = torch.cholesky_inverse(root).numpy() - frozen.T @ frozen
-        return self._unscaled(keep, covariance)
-
-    def _unscaled(self, keep: Array, covariance: Array) -> Array:
-        """Standard deviations from the covariance of the scaled unknowns that are kept."""
-        width, out = self.factor.shape[-1], np.zeros(len(self.b))
-        block, first = np.unique(keep // width, return_index=True)
-        last = np.append(first[1:], len(keep))
-        for i, begin, end in zip(block.tolist(), first.tolist(), last.tolist(), strict=True):
-            own = self.factor[i][:, keep[begin:end] % width]
-            out[i * width : (i + 1) * width] = ((own @ covariance[begin:end, begin:end]) * own).sum(1)
-        return np.sqrt(np.maximum(out, 0.0))
+        if self.inverse is None:
+            self.inverse = self._direct("float64", progress)
+        covariance = self.inverse.covariance(progress)
+        variance = np.einsum("bij,bjk,bik->bi", self.factor, covariance, self.factor, optimize=True)
+        return np.sqrt(np.maximum(variance, 0.0)).ravel()
 
     def _transposed(self, gradient: Array) -> Array:
         return np.einsum("bij,bi->bj", self.factor, gradient.reshape(len(self.factor), -1)).ravel()

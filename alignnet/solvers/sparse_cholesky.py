@@ -1,0 +1,247 @@
+"""A = L Lᵀ of a symmetric positive block-sparse matrix, exactly, by dense algebra on its supernodes.
+
+Multifrontal elimination (Duff & Reid, ACM TOMS 9 (1983) 302): the front of a supernode collects the matrix
+and what its children left, its own columns are factored as a dense matrix, and the rest goes to its parent.
+Matrix products bound it. Where A is singular, a 1 is added to as many of its diagonal elements as its rank
+lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignnet.data.tracks import Array
+from alignnet.solvers import front_kernels as kernels
+from alignnet.solvers.block_matrix import BlockMatrix
+from alignnet.solvers.elimination_tree import EliminationTree
+
+SINGULAR = {"float64": 1e-7, "float32": 3e-5}
+"""Pivots below this are taken to be 0, in a matrix whose diagonal is 1."""
+
+_PANEL = 192  # columns that are factored at a time; largest product of which only one triangle is needed
+_THIN = 2  # leaves of up to so many blocks are taken off their parent's front without one of their own
+
+
+@dataclass(frozen=True)
+class SparseCholesky:
+    """L, and what was added to A.
+
+    Args:
+        tree: structure of L.
+        values: columns of the supernodes, one after the other, each row-major (own and lower rows, own).
+        begin: where those of each supernode begin, and the end (supernodes + 1,).
+        propped: unknowns whose diagonal element got 1 more, in the order of the matrix (rank defect,).
+        width: rows of a block.
+    """
+
+    tree: EliminationTree
+    values: Array
+    begin: Array
+    propped: Array
+    width: int
+
+    def solve(self, b: Array) -> Array:
+        """(A + props)⁻¹ b, for one right-hand side (unknowns,) or several (unknowns, vectors)."""
+        t, blocks = self.tree, b.reshape(len(self.tree.order), self.width, -1)
+        x = np.ascontiguousarray(blocks[t.order], dtype=self.values.dtype)
+        if b.ndim == 1:
+            layout = t.first, t.offset, t.rows, self.begin, self.values
+            kernels.forward(*layout, x.ravel(), (0,) * self.width)
+            kernels.backward(*layout, x.ravel(), (0,) * self.width)
+        else:
+            self._several(torch.from_numpy(x).flatten(0, 1))
+        out = np.empty(x.shape)
+        out[t.order] = x
+        return out.reshape(b.shape)
+
+    def columns(self, s: int) -> tuple[Tensor, Tensor]:
+        """L of a supernode: its own triangle, and the rows below."""
+        own = int(self.tree.columns[s]) * self.width
+        both = torch.from_numpy(self.values[self.begin[s] : self.begin[s + 1]]).view(-1, own)
+        return both[:own], both[own:]
+
+    def lower_rows(self, s: int) -> Tensor:
+        """Unknowns, in the order of elimination, of a supernode's rows below its own."""
+        blocks = self.tree.rows[self.tree.offset[s] : self.tree.offset[s + 1]]
+        return torch.from_numpy((blocks[:, None] * self.width + np.arange(self.width)).ravel())
+
+    def _several(self, x: Tensor) -> None:
+        ends = (self.tree.first * self.width).tolist()
+        slices = [slice(a, b) for a, b in pairwise(ends)]
+        for s, own in enumerate(slices):
+            corner, below = self.columns(s)
+            x[own] = torch.linalg.solve_triangular(corner, x[own], upper=False)
+            x.index_add_(0, self.lower_rows(s), below @ x[own], alpha=-1)
+        for s in range(len(slices) - 1, -1, -1):
+            corner, below = self.columns(s)
+            right = x[slices[s]] - below.mT @ x.index_select(0, self.lower_rows(s))
+            x[slices[s]] = torch.linalg.solve_triangular(corner.mT, right, upper=True)
+
+
+def factorise(
+    matrix: BlockMatrix,
+    tree: EliminationTree,
+    precision: str = "float64",
+    progress: Callable[[float], None] | None = None,
+) -> SparseCholesky:
+    """Factor a matrix whose diagonal is 1, or 0 where an unknown does not exist (it then gets 1).
+
+    Args:
+        matrix: it.
+        tree: its elimination tree.
+        precision: "float64" or "float32" of the factor.
+        progress: told, again and again, what part of the work was done since.
+    """
+    work = _Elimination(matrix, tree, np.dtype(precision), SINGULAR[precision])
+    share = tree.products / max(tree.products.sum(), 1.0)
+    for s in range(len(tree)):
+        work.eliminate(s)
+        if progress is not None:
+            progress(float(share[s]))
+    where = np.array(work.propped, dtype=np.int64)
+    unknown = tree.order[where // matrix.width] * matrix.width + where % matrix.width
+    return SparseCholesky(tree, work.values, work.begin, unknown, matrix.width)
+
+
+class _Elimination:
+    """Fronts in one workspace, and what they leave to their parents on a stack."""
+
+    def __init__(self, matrix: BlockMatrix, tree: EliminationTree, dtype: np.dtype, weakest: float) -> None:
+        self.matrix, self.tree, self.weakest = matrix, tree, weakest
+        self.width = (0,) * matrix.width
+        self.own, self.below = tree.columns * matrix.width, tree.below * matrix.width
+        self.begin = np.concatenate([[0], np.cumsum(self.own * (self.own + self.below))]).astype(np.int64)
+        self.values = np.empty(self.begin[-1], dtype)
+        self.entries = _entries(matrix)
+        self.place, self.local = np.empty((2, len(matrix)), np.int64)
+        self.place[tree.order] = np.arange(len(matrix))
+        leaf = np.ones(len(tree), dtype=bool)
+        leaf[tree.parent[tree.parent >= 0]] = False
+        self.thin = leaf & (tree.columns <= _THIN) & (tree.parent >= 0)
+        largest = int((self.own + self.below)[~self.thin].max(initial=0))
+        self.workspace = np.empty(largest**2, dtype)
+        self.stack, self.height = np.empty(self._deepest(), dtype), 0
+        self.waiting: list[list[int]] = [[] for _ in range(len(tree))]
+        self.propped: list[int] = []
+
+    def eliminate(self, s: int) -> None:
+        """The next supernode."""
+        own, n = int(self.own[s]), int(self.own[s] + self.below[s])
+        columns = self.values[self.begin[s] : self.begin[s + 1]].reshape(n, own)
+        if self.thin[s]:
+            columns[:] = 0.0
+            self._assemble(s, columns)
+            self._prop(s, _factored(torch.from_numpy(columns), own, self.weakest))
+        else:
+            front = self.workspace[: n * n].reshape(n, n)
+            kernels.clear(front)
+            self._assemble(s, front)
+            self._absorb(s, front)
+            whole = torch.from_numpy(front)
+            self._prop(s, _factored(whole[:, :own], own, self.weakest))
+            _take_off(whole[own:, own:], whole[own:, :own])
+            columns[:] = front[:, :own]
+            size = _triangle(n - own)
+            kernels.pack(front, own, self.stack[self.height : self.height + size])
+            self.height += size
+        if self.tree.parent[s] >= 0:
+            self.waiting[self.tree.parent[s]].append(s)
+
+    def _assemble(self, s: int, front: Array) -> None:
+        t, m = self.tree, self.matrix
+        first, last, rows = int(t.first[s]), int(t.first[s + 1]), t.rows[t.offset[s] : t.offset[s + 1]]
+        self.local[first:last] = np.arange(last - first)
+        self.local[rows] = np.arange(last - first, last - first + len(rows))
+        kernels.assemble(
+            front, first, last, t.order, self.place, *self.entries, m.values, self.local, self.width
+        )
+
+    def _absorb(self, s: int, front: Array) -> None:
+        """What the children left, the last one's first: it is on top of the stack."""
+        t = self.tree
+        for child in reversed(self.waiting[s]):
+            where = self.local[t.rows[t.offset[child] : t.offset[child + 1]]]
+            if self.thin[child]:
+                own = int(self.own[child])
+                columns = self.values[self.begin[child] : self.begin[child + 1]].reshape(-1, own)
+                kernels.subtract_outer(front, columns[own:], where, self.width)
+            else:
+                top = self.height
+                self.height -= _triangle(int(self.below[child]))
+                kernels.extend_add(front, self.stack[self.height : top], where, self.width)
+
+    def _prop(self, s: int, weak: list[int]) -> None:
+        self.propped += [int(self.tree.first[s]) * len(self.width) + i for i in weak]
+
+    def _deepest(self) -> int:
+        """Most numbers on the stack."""
+        height = deepest = 0
+        waiting = np.zeros(len(self.tree), dtype=np.int64)
+        for s, parent in enumerate(self.tree.parent.tolist()):
+            size = 0 if self.thin[s] else _triangle(int(self.below[s]))
+            height += size - int(waiting[s])
+            deepest = max(deepest, height, height + int(waiting[s]))
+            if parent >= 0:
+                waiting[parent] += size
+        return deepest
+
+
+def _triangle(n: int) -> int:
+    return n * (n + 1) // 2
+
+
+def _factored(columns: Tensor, own: int, weakest: float) -> list[int]:
+    """Factor columns in place, a panel at a time; returns where the diagonal got 1 more."""
+    weak: list[int] = []
+    for first in range(0, own, _PANEL):
+        last = min(first + _PANEL, own)
+        panel, before = columns[first:, first:last], columns[first:, :first]
+        if first:
+            panel.addmm_(before, before[: last - first].mT, alpha=-1)
+        corner, below = panel[: last - first], panel[last - first :]
+        root, props = _root(corner, weakest)
+        weak += [first + i for i in props]
+        corner.copy_(root)
+        if len(below):
+            below.copy_(torch.linalg.solve_triangular(root.mT, below, upper=True, left=False))
+    return weak
+
+
+def _root(corner: Tensor, weakest: float) -> tuple[Tensor, list[int]]:
+    """Cholesky factor of a dense matrix, and where its diagonal got 1 more."""
+    weak: list[int] = []
+    while True:
+        root, failed = torch.linalg.cholesky_ex(corner)
+        good = int(failed) - 1 if failed else len(corner)
+        small = (root.diagonal()[:good].square() < weakest).nonzero().flatten().tolist()
+        if not failed and not small:
+            return root, weak
+        weak.append(small[0] if small else good)
+        corner[weak[-1], weak[-1]] += 1
+
+
+def _take_off(rest: Tensor, below: Tensor) -> None:
+    """Lower triangle of rest ← rest − below belowᵀ."""
+    half = len(rest) // 2
+    if len(rest) <= _PANEL:
+        rest.addmm_(below, below.mT, alpha=-1)
+        return
+    rest[half:, :half].addmm_(below[half:], below[:half].mT, alpha=-1)
+    _take_off(rest[:half, :half], below[:half])
+    _take_off(rest[half:, half:], below[half:])
+
+
+def _entries(matrix: BlockMatrix) -> tuple[Array, Array, Array]:
+    """Blocks of each row of both triangles: start, column, and which block, −1 − k for block k mirrored."""
+    row, column, k = matrix.row, matrix.column.astype(np.int64), np.arange(len(matrix.column))
+    off = row != column
+    rows = np.concatenate([row, column[off]])
+    order = np.argsort(rows, kind="stable")
+    start = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(matrix)))]).astype(np.int64)
+    return start, np.concatenate([column, row[off]])[order], np.concatenate([k, -1 - k[off]])[order]

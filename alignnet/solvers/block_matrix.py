@@ -29,16 +29,25 @@ class BlockMatrix:
     values: Array
 
     @staticmethod
-    def of_pairs(row: Array, column: Array, values: Array, rows: int) -> BlockMatrix:
-        """From blocks (row ≤ column) in any order, each pair once; rows without any get a 0 diagonal."""
-        width = values.shape[-1]
+    def of_pairs(
+        row: Array, column: Array, values: Array, rows: int, place: Array | None = None
+    ) -> BlockMatrix:
+        """From blocks (row ≤ column) in any order, each pair once; rows without any get a 0 diagonal.
+
+        Args:
+            row, column: of each pair (pairs,).
+            values: the blocks (pairs, width, width).
+            rows: of the matrix, in blocks.
+            place: which of `values` is each pair's; default: the same order.
+        """
         bare = np.setdiff1d(np.arange(rows), row[row == column])
+        place = np.arange(len(row)) if place is None else place
         row, column = np.concatenate([row, bare]), np.concatenate([column, bare])
-        order = np.lexsort((column, row))
-        values = np.concatenate([values, np.zeros((len(bare), width, width))])[order]
-        count = np.bincount(row, minlength=rows)
-        start = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
-        return BlockMatrix(start, column[order].astype(np.int32), values)
+        order = np.argsort(row * rows + column)
+        start = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=rows))]).astype(np.int64)
+        ordered = np.empty((len(order), *values.shape[1:]))
+        _take(values, np.concatenate([place, np.full(len(bare), -1)])[order], ordered)
+        return BlockMatrix(start, column[order].astype(np.int32), ordered)
 
     def __len__(self) -> int:
         return len(self.start) - 1
@@ -70,7 +79,7 @@ class BlockMatrix:
 
     def scaled(self, factor: Array) -> BlockMatrix:
         """FᵀAF with a block-diagonal F (rows, width, width); the values are changed in place."""
-        _scale(self.start, self.column, self.values, factor)
+        _scale(self.start, self.column, self.values, factor, (0,) * self.width)
         return self
 
     def dense(self) -> Array:
@@ -80,6 +89,16 @@ class BlockMatrix:
         full[self.row, :, self.column, :] = self.values
         full[self.column, :, self.row, :] = self.values.swapaxes(1, 2)
         return full.reshape(n * width, n * width)
+
+
+@compiled
+def _take(values: Array, place: Array, out: Array) -> None:
+    """Blocks at places, 0 for −1."""
+    for k in range(len(place)):
+        if place[k] < 0:
+            out[k] = 0.0
+        else:
+            out[k] = values[place[k]]
 
 
 @compiled
@@ -121,21 +140,22 @@ def _multiply_many(
 
 
 @compiled
-def _scale(start: Array, column: Array, values: Array, factor: Array) -> None:
-    n = values.shape[1]
+def _scale(start: Array, column: Array, values: Array, factor: Array, width: tuple[int, ...]) -> None:
+    n = len(width)
     left = np.zeros((n, n))
     for i in range(len(start) - 1):
+        own = factor[i]
         for k in range(start[i], start[i + 1]):
-            _product(factor[i].T, values[k], left)
-            _product(left, factor[column[k]], values[k])
-
-
-@compiled
-def _product(a: Array, b: Array, out: Array) -> None:
-    """a · b of small matrices, neither of which is `out`."""
-    for i in range(len(a)):
-        for j in range(len(a)):
-            s = 0.0
-            for k in range(len(a)):
-                s += a[i, k] * b[k, j]
-            out[i, j] = s
+            block, other = values[k], factor[column[k]]
+            for a in range(n):
+                for c in range(n):
+                    left[a, c] = 0.0
+                for j in range(n):
+                    for c in range(n):
+                        left[a, c] += own[j, a] * block[j, c]
+            for a in range(n):
+                for c in range(n):
+                    block[a, c] = 0.0
+                for j in range(n):
+                    for c in range(n):
+                        block[a, c] += left[a, j] * other[j, c]

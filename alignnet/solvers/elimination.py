@@ -122,9 +122,8 @@ def reduce(m: int, n: int, blocks: int, b: Buffers) -> None:
             if row >= 0:
                 v = w * b.value[i, k]
                 b.gradient[row, x] += v * b.y[i]
-                target = b.reduced[row, x]
                 for a in range(n):
-                    target[a] += v * b.local[i, a]
+                    b.reduced[row, a, x] += v * b.local[i, a]
                 for j in range(b.globals[i]):
                     if b.owner[i, j] >= row:
                         own = b.own[row, b.owner[i, j]]
@@ -133,24 +132,21 @@ def reduce(m: int, n: int, blocks: int, b: Buffers) -> None:
                             own[:] = 0.0
                         own[x, b.inside[i, j]] += v * b.value[i, j]
     for row in range(blocks):
-        for x in range(len(b.width)):
-            target, g = b.reduced[row, x], 0.0
-            for a in range(n):
-                s = target[a]
-                for k in range(a):
-                    s -= b.cholesky[a, k] * target[k]
-                target[a] = s / b.cholesky[a, a]
-                g += b.pull[a] * target[a]
-            b.gradient[row, x] -= g
+        target, g = b.reduced[row], b.gradient[row]
+        for a in range(n):
+            for k in range(a):
+                for x in range(len(b.width)):
+                    target[a, x] -= b.cholesky[a, k] * target[k, x]
+            for x in range(len(b.width)):
+                target[a, x] /= b.cholesky[a, a]
+                g[x] -= b.pull[a] * target[a, x]
 
 
 @compiled
 def _clear(blocks: int, b: Buffers) -> None:
     for i in range(blocks):
-        for x in range(len(b.width)):
-            b.gradient[i, x] = 0.0
-            for a in range(len(b.depth)):
-                b.reduced[i, x, a] = 0.0
+        b.gradient[i] = 0.0
+        b.reduced[i] = 0.0
         for j in range(i, blocks):
             b.touched[i, j] = False
 
@@ -165,6 +161,7 @@ def scatter(blocks: int, b: Buffers, pairs: Array, values: Array, used: int) -> 
             row = find(pairs, low * PAIR + high)
             if pairs[row, 0] == -1:
                 pairs[row, 0], pairs[row, 1] = low * PAIR + high, used
+                values[used] = 0.0
                 used += 1
             target = values[pairs[row, 1]]
             if flip:
@@ -186,14 +183,14 @@ def _subtract(
     """Two blocks' product of Bᵀ and B from a block of the matrix."""
     for x in range(len(width)):
         for a in range(0, len(depth), 5):  # five at a time stay in registers; beyond the record's own it is 0
-            p, q, r, s, t = left[x, a], left[x, a + 1], left[x, a + 2], left[x, a + 3], left[x, a + 4]
+            p, q, r, s, t = left[a, x], left[a + 1, x], left[a + 2, x], left[a + 3, x], left[a + 4, x]
             for y in range(len(width)):
                 target[x, y] -= (
-                    p * right[y, a]
-                    + q * right[y, a + 1]
-                    + r * right[y, a + 2]
-                    + s * right[y, a + 3]
-                    + t * right[y, a + 4]
+                    p * right[a, y]
+                    + q * right[a + 1, y]
+                    + r * right[a + 2, y]
+                    + s * right[a + 3, y]
+                    + t * right[a + 4, y]
                 )
 
 
@@ -202,6 +199,7 @@ def accumulate(
     words: Array,
     singles: Array,
     starts: Array,
+    order: Array,
     first: int,
     table: Array,
     unknown: Array,
@@ -216,10 +214,11 @@ def accumulate(
     gradient: Array,
     totals: Array,
 ) -> tuple[int, int]:
-    """Add records from `first` on to the matrix and the gradient of the shared parameters.
+    """Add records from the `first` in `order` on to the matrix and the gradient of the shared parameters.
 
     Args:
         words, singles, starts: a block of records, its words as int32 and as float32.
+        order: in which they are taken; those that touch the same blocks should follow each other.
         table: label to row of a parameter.
         unknown: which unknown each parameter is, −1 if it is fixed (parameters,).
         at: where the parameters are (parameters,).
@@ -227,32 +226,34 @@ def accumulate(
         passes: of the local fit: 1 without down-weighting, then Huber's weights twice, then Cauchy's.
         most_lost: records that lose more of their weight are rejected.
         limit: largest χ² by degrees of freedom (…,), its last for all beyond; empty for none.
-        pairs, values: blocks of the matrix so far: a table of `PAIR` keys, and (room, width, width).
+        pairs, values: blocks of the matrix so far: a table of `PAIR` keys, and (room, width, width); values
+            beyond them need not be 0.
         gradient: (unknowns,), to be added to.
         totals: χ², ndf, weight loss, records taken, undetermined, beyond `limit`, beyond `most_lost`, blocks
             of the matrix; to be added to (8,).
 
     Returns:
-        The first record that was not taken, and why: 0 if none is left or the matrix needs more room, else
-        UNREADABLE or NO_ROOM.
+        The first place in `order` that was not taken, and why: 0 if none is left or the matrix needs more
+        room, else UNREADABLE or NO_ROOM.
     """
     used, width = np.int64(totals[7]), len(b.width)
-    for r in range(first, len(starts) - 1):
-        if used + len(b.block) * (len(b.block) + 1) // 2 > len(values):
-            return r, 0
-        m, n = parse(words, singles, starts[r], b)
+    for k in range(first, len(order)):
+        need = used + len(b.block) * (len(b.block) + 1) // 2
+        if need > len(values) or 2 * need > len(pairs):
+            return k, 0
+        m, n = parse(words, singles, starts[order[k]], b)
         if m < 0:
-            return r, m
+            return k, m
         blocks = place(m, table, unknown, at, b)
         if blocks < 0:
-            return r, blocks
+            return k, blocks
         for i in range(m):
             b.weight[i] *= scale[0] if b.globals[i] > 0 else scale[1]
             b.factor[i] = 1.0
         good, lost = fit(m, n, b), 0.0
-        for k in range(1, passes):
+        for fits in range(1, passes):
             if good:
-                lost = reweight(m, n, k > 2, b)
+                lost = reweight(m, n, fits > 2, b)
                 good = fit(m, n, b)
         chi2, ndf = (chi2_of(m, n, b), m - n) if good else (0.0, 0)
         if not good or not np.isfinite(chi2):
@@ -270,4 +271,4 @@ def accumulate(
                     gradient[b.block[i] * width + x] += b.gradient[i, x]
             used = scatter(blocks, b, pairs, values, used)
             totals[7] = used
-    return len(starts) - 1, 0
+    return len(order), 0

@@ -33,7 +33,7 @@ class Buffers(NamedTuple):
     factor: Array  # robust weight of each measurement
     cholesky: Array  # C (locals, locals)
     pull: Array  # C⁻¹Lᵀy, then the track parameters (locals,)
-    reduced: Array  # Bᵀ (blocks, width, locals)
+    reduced: Array  # B (blocks, locals, width)
     own: Array  # GᵀG (blocks, blocks, width, width)
     touched: Array  # which of its blocks are not 0 (blocks, blocks)
     gradient: Array  # (blocks, width)
@@ -61,7 +61,7 @@ def buffers(measurements: int, n_locals: int, n_globals: int, blocks: int, width
         factor=np.ones(m),
         cholesky=np.zeros((n, n)),
         pull=np.zeros(n),
-        reduced=np.zeros((b, width, depth)),
+        reduced=np.zeros((b, depth, width)),
         own=np.zeros((b, b, width, width)),
         touched=np.zeros((b, b), dtype=np.bool_),
         gradient=np.zeros((b, width)),

@@ -22,6 +22,8 @@ from alignnet.solvers.jit import compiled
 from alignnet.solvers.record_kernels import NO_ROOM, UNREADABLE, Buffers, buffers, find, scan
 
 SAMPLE = 1000  # records that tell which labels belong together
+ROOM = 16  # blocks that a record may have at first
+MOST_AT_FIRST = 1 << 22  # blocks of the matrix that there is room for at first
 WIDEST = 12
 Progress = Callable[[int], None]  # told how many records more were read
 
@@ -184,9 +186,11 @@ class _Sums:
         self.labels, self.unknown, self.at, self.cuts = labels, unknown, at, cuts
         self.limit = np.array(cuts.limit, dtype=np.float64)
         self.pairs, self.gradient = _table(1 << 14), np.zeros(size)
-        self.values = np.zeros((1 << 12, labels.width, labels.width))
+        blocks = size // labels.width
+        room = min(blocks * (blocks + 1) // 2 + ROOM**2, MOST_AT_FIRST)  # not in memory before it is used
+        self.values = np.empty((room, labels.width, labels.width))
         self.totals = np.zeros(8)
-        self.buffers = self._buffers(16)
+        self.buffers = self._buffers(ROOM)
 
     def _buffers(self, blocks: int) -> Buffers:
         return buffers(*self.labels.largest, blocks, self.labels.width)
@@ -194,35 +198,38 @@ class _Sums:
     def add(self, block: RawBlock, weight: float) -> None:
         first, words = 0, block.words
         scale = weight * np.array(self.cuts.scale)
+        order = np.argsort(last_labels(words, block.starts), kind="stable")
         while first < len(block):
             first, why = elimination.accumulate(
-                words, words.view(np.float32), block.starts, first, self.labels.table, self.unknown, self.at,
-                self.buffers, scale, self.cuts.passes, self.cuts.most_lost, self.limit, self.pairs,
+                words, words.view(np.float32), block.starts, order, first, self.labels.table, self.unknown,
+                self.at, self.buffers, scale, self.cuts.passes, self.cuts.most_lost, self.limit, self.pairs,
                 self.values, self.gradient, self.totals,
             )  # fmt: skip
             if why == NO_ROOM:
                 self.buffers = self._buffers(2 * len(self.buffers.block))
             elif why == UNREADABLE:
-                self.add(_plain(block, first), weight)
+                self.add(_plain(block, int(order[first])), weight)
                 first += 1
             self._make_room()
 
     def _make_room(self) -> None:
-        need = int(self.totals[7]) + len(self.buffers.block) ** 2
+        used = int(self.totals[7])
+        need = used + len(self.buffers.block) ** 2
         if need > len(self.values):
             self.values = _longer(self.values, max(need, 3 * len(self.values) // 2))
-        if 2 * len(self.values) > len(self.pairs):
-            self.pairs = _grown(self.pairs, 2 * len(self.values))
+        if 2 * need > len(self.pairs):
+            self.pairs = _grown(self.pairs, 4 * need)
 
     def result(self) -> Reduced:
         rows = self.pairs[self.pairs[:, 0] >= 0]
-        values = self.values[rows[:, 1]]
-        self.values = self.values[:0]
         row, column = rows[:, 0] // elimination.PAIR, rows[:, 0] % elimination.PAIR
-        same = row == column
-        upper = np.triu(values[same])
-        values[same] = upper + np.triu(upper, 1).swapaxes(1, 2)
-        matrix = BlockMatrix.of_pairs(row, column, values, len(self.gradient) // self.labels.width)
+        values, self.values = self.values[: len(rows)], self.values[:0]
+        self.pairs = self.pairs[:0]
+        own = rows[row == column, 1]
+        upper = np.triu(values[own])
+        values[own] = upper + np.triu(upper, 1).swapaxes(1, 2)
+        blocks = len(self.gradient) // self.labels.width
+        matrix = BlockMatrix.of_pairs(row, column, values, blocks, rows[:, 1])
         counts = [int(n) for n in self.totals[3:7]]
         return Reduced(
             matrix,
@@ -231,6 +238,15 @@ class _Sums:
             float(self.totals[1]),
             (counts[0], counts[1], counts[2], counts[3]),
         )
+
+
+@compiled
+def last_labels(words: Array, starts: Array) -> Array:
+    """Last label of each record: of tracks from inside out, that of the sensor that few others hit."""
+    label = np.zeros(len(starts) - 1, np.int64)
+    for r in range(len(label)):
+        label[r] = words[starts[r + 1] - 1]
+    return label
 
 
 def _plain(block: RawBlock, record: int) -> RawBlock:

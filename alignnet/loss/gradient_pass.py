@@ -13,8 +13,6 @@ which autograd continues to Θ, once for each sensor.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +21,8 @@ from torch import Tensor
 
 from alignnet.errors import ConfigError
 from alignnet.loss import gradient_kernels as kernels
+from alignnet.loss import lane_kernels as rows
+from alignnet.loss.compiled_fit import PAYS_AFTER, in_threads, is_compiled
 from alignnet.loss.gradient_kernels import FORCE_ROWS, TOTALS
 from alignnet.loss.track_store import TrackStore
 from alignnet.physics import helix as hx
@@ -32,9 +32,7 @@ from alignnet.sensors.sensor import SensorLayer
 
 _PART = 1024  # tiles of a part
 _PARTS = 16  # at most; each has forces of its own
-_PLAIN_TILES = 512  # taken together by the plain path
-PAYS_AFTER = 300_000
-"""Tracks that the plain path takes in as much time as the compiler does."""
+_PLAIN_TILES = 256  # taken together by the plain path
 
 
 class Gradient(NamedTuple):
@@ -65,7 +63,9 @@ class GradientPass:
         self, sensors: SensorLayer, steps: int = 1, threads: int | None = None, fused: bool | None = None
     ) -> None:
         if fused and isinstance(sensors.parametrisation, Affine):
-            raise ConfigError("the compiled gradient pass is for rigid sensors; take fused=False for `affine`")
+            raise ConfigError(
+                "the compiled gradient pass is for rigid sensors; take fused=False for `affine`"
+            )
         self.sensors, self.steps, self.threads, self.fused = sensors, steps, threads, fused
         self.seen = 0
 
@@ -93,15 +93,7 @@ class GradientPass:
             return self.fused
         rigid = not isinstance(self.sensors.parametrisation, Affine)
         double = store.tiles.device.type == "cpu" and self.sensors.theta.dtype == torch.float64
-        return rigid and double and (self.seen >= PAYS_AFTER or is_compiled())
-
-
-def is_compiled() -> bool:
-    """Whether the kernels are in this process, or on disk from another one."""
-    sweep = kernels.sweep
-    if sweep.signatures:
-        return True
-    return any(Path(sweep.stats.cache_path).glob(f"gradient_kernels.{sweep.__name__}-*.nbi"))
+        return rigid and double and (self.seen >= PAYS_AFTER or is_compiled(kernels.sweep))
 
 
 class _Forces:
@@ -134,12 +126,7 @@ class _Forces:
             found = kernels.sweep(tiles[own], sensor[own], self.table, store.n_planes, steps, bend, forces)
             return torch.from_numpy(found)
 
-        if threads == 1 or len(edges) == 2:
-            found = [sweep(part) for part in range(len(edges) - 1)]
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                found = list(pool.map(sweep, range(len(edges) - 1)))
-        for totals in found:
+        for totals in in_threads(sweep, len(edges) - 1, threads):
             self.totals += totals
 
     def gradient(self) -> Tensor:
@@ -200,8 +187,8 @@ def _plain_part(sensors: SensorLayer, store: TrackStore, steps: int) -> Sums:
 
 
 def _keep(store: TrackStore, helix: hx.Helix, s: Tensor, chi2: Tensor, usable: Tensor) -> None:
-    store.put(kernels.POSITION, torch.cat([helix.position, helix.direction, helix.omega[:, None]], 1))
-    store.put(kernels.CHI2, chi2[:, None])
-    store.put(kernels.USABLE, usable[:, None].to(chi2))
+    store.put(rows.POSITION, torch.cat([helix.position, helix.direction, helix.omega[:, None]], 1))
+    store.put(rows.CHI2, chi2[:, None])
+    store.put(rows.USABLE, usable[:, None].to(chi2))
     for k in range(store.n_planes):
-        store.put(kernels.PLANES + kernels.HIT_ROWS * k, s[:, k : k + 1])
+        store.put(rows.PLANES + rows.HIT_ROWS * k, s[:, k : k + 1])

@@ -1,9 +1,9 @@
-"""Tracks packed for many passes over them: states that stay, hits and weights, sixteen tracks to a tile.
+"""Tracks packed for many passes over them: states that stay, hits and weights, 32 tracks to a tile.
 
-Where the noise of hits is independent and the vertex is given or absent, a track needs few numbers: its state,
-and for each plane the path length, the measured position and two weights. They lie as
-`loss.gradient_kernels` reads them, rows of a quantity with the tracks of a tile side by side, and a pass
-leaves the states and path lengths where the next one starts.
+Where the noise of hits is independent and the vertex is given or absent, a track needs few numbers: its
+state, and for each plane the path length, the measured position and two weights. They lie as
+`loss.lane_kernels` reads them, rows of a quantity with the tracks of a tile side by side, and a pass leaves
+the states and path lengths where the next one starts.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 from alignnet.data.batch import Batch
 from alignnet.errors import ConfigError
 from alignnet.geometry.plane import Plane
-from alignnet.loss import gradient_kernels as kernels
+from alignnet.loss import lane_kernels as kernels
 from alignnet.loss.chi2 import Fit, HelixChi2
-from alignnet.loss.gradient_kernels import HIT_ROWS, LANES, PLANES, POSE_ROWS
+from alignnet.loss.lane_kernels import HIT_ROWS, LANES, PLANES, POSE_ROWS
 from alignnet.physics import helix as hx
 from alignnet.physics.helix import Helix
 from alignnet.sensors.sensor import SensorLayer
@@ -29,7 +29,7 @@ class TrackStore:
     """Tracks of one number of hits each, padded; all float64.
 
     Args:
-        tiles: rows of each tile (tiles, rows, `LANES`), as `gradient_kernels` says.
+        tiles: rows of each tile (tiles, rows, `LANES`), as `lane_kernels` says.
         sensor: row of each hit's sensor, int32 (tiles, hits, `LANES`).
         n_tracks: lanes in use, from the first on.
         n_parameters: 5, or 4 where there is no field.
@@ -54,8 +54,8 @@ class TrackStore:
         """
         if loss.noise.kind == "full" or loss.vertex == "fitted":
             raise ConfigError(
-                f"loss.noise.kind is {loss.noise.kind!r} and loss.vertex {loss.vertex!r}; tracks are packed where "
-                "the noise is none or diagonal and the vertex given or absent"
+                f"loss.noise.kind is {loss.noise.kind!r} and loss.vertex {loss.vertex!r}; tracks are packed "
+                "where the noise is none or diagonal and the vertex given or absent"
             )
         batch = _ordered(batch)
         fit = loss.fit(sensors.planes(batch.uv, batch.sensor), batch)
@@ -155,7 +155,8 @@ def _ordered(batch: Batch) -> Batch:
 def _columns(fit: Fit, uv: Tensor, ndf: Tensor, vertex: Plane | None) -> Tensor:
     """All rows of the tracks (tracks, rows)."""
     helix, weights = fit.helix, fit.whitening.inverse_sigma
-    assert weights is not None and fit.s is not None
+    assert weights is not None
+    assert fit.s is not None
     one, s, pairs = torch.ones_like(helix.omega), fit.s, weights.unflatten(1, (-1, 2))
     head = [helix.position, helix.direction, *(x[:, None] for x in (helix.omega, one, ndf, 0 * one, one))]
     planes = [torch.cat([s[..., None], uv, pairs * fit.ok[:, None, None]], -1).flatten(1)]

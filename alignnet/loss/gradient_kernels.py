@@ -170,6 +170,23 @@ def sweep(
 
 
 @compiled
+def residuals(tiles: Array, sensors: Array, table: Array, n_planes: int, found: Array) -> None:
+    """Predicted minus measured of the hits of some tiles, (tiles, hits, 2, `LANES`), set; states stay."""
+    n_hits, work = sensors.shape[1] // LANES, work_space(n_planes)
+    tile = np.zeros(tiles.shape[1])
+    for number in range(len(tiles)):
+        tile[:] = tiles[number]
+        gather(n_hits, n_planes, sensors[number], table, tile, work)
+        evaluate(n_planes, tile, work)
+        for k in range(n_hits):
+            hit = (PLANES + HIT_ROWS * k + 1) * LANES
+            at = (WORK + POSE_ROWS * n_planes + HIT_ROWS * k + 3) * LANES
+            for i in range(LANES):
+                found[number, k, 0, i] = work[at + i] - tile[hit + i]
+                found[number, k, 1, i] = work[at + LANES + i] - tile[hit + LANES + i]
+
+
+@compiled
 def load(
     first: int, count: int, state: Array, s: Array, pulls: Array, poses: Array, tile: Array, work: Array
 ) -> None:

@@ -20,14 +20,17 @@ import torch
 from torch import Tensor
 
 from alignnet.errors import ConfigError
+from alignnet.geometry.plane import Plane
 from alignnet.loss import gradient_kernels as kernels
 from alignnet.loss import lane_kernels as rows
+from alignnet.loss import sensor_kernels
 from alignnet.loss.compiled_fit import PAYS_AFTER, in_threads, is_compiled
 from alignnet.loss.gradient_kernels import FORCE_ROWS, TOTALS
+from alignnet.loss.lane_kernels import POSE_ROWS
 from alignnet.loss.track_store import TrackStore
 from alignnet.physics import helix as hx
 from alignnet.physics.trackfit import derivatives, residuals, step
-from alignnet.sensors.parametrisation import Affine
+from alignnet.sensors.parametrisation import Affine, RigidLocal
 from alignnet.sensors.sensor import SensorLayer
 
 _PART = 1024  # tiles of a part
@@ -87,6 +90,18 @@ class GradientPass:
         chi2, ndf, taken, left_out = totals.tolist()
         return Gradient(chi2, ndf, gradient, int(taken), int(left_out))
 
+    @torch.no_grad()
+    def residuals(self, store: TrackStore) -> Tensor:
+        """Predicted minus measured where the tracks are, (tracks, hits, 2) [cm]."""
+        if not self.is_fused(store):
+            planes = _planes(self.sensors, store)
+            return residuals(store.helix, planes, store.hits(0))[0][:, : store.n_hits]
+        n, poses = len(store.tiles), _Forces(self.sensors).table
+        found = np.empty((n, store.n_hits, 2, rows.LANES))
+        tiles, sensor = store.tiles.view(n, -1).numpy(), store.sensor.view(n, -1).numpy()
+        kernels.residuals(tiles, sensor, poses, store.n_planes, found)
+        return torch.from_numpy(found).permute(0, 3, 1, 2).flatten(0, 1)[: store.n_tracks]
+
     def is_fused(self, store: TrackStore) -> bool:
         """Whether the compiled kernels take these tracks."""
         if self.fused is not None:
@@ -100,13 +115,15 @@ class _Forces:
     """Forces on sensors from the kernels, in parts that are added in order."""
 
     def __init__(self, sensors: SensorLayer) -> None:
-        self.theta = sensors.theta
-        with torch.enable_grad():
-            self.slope, self.centre = sensors.affine_map()
-        self.half = sensors.half_length
-        slope = self.slope.detach()
-        self.u, self.v = (slope / slope.norm(dim=-2, keepdim=True)).unbind(-1)
-        self.table = torch.cat([self.centre.detach(), self.u, self.v], -1).flatten().numpy()
+        self.sensors = sensors
+        self.table = np.empty(len(sensors) * POSE_ROWS)
+        if type(sensors.parametrisation) is RigidLocal:
+            tables = (sensors.theta.detach(), sensors.rotation, sensors.translation, sensors.centre)
+            sensor_kernels.poses(*(table.contiguous().numpy() for table in tables), self.table)
+        else:
+            slope, centre = (part.detach() for part in sensors.affine_map())
+            axes = slope / sensors.half_length[:, None]
+            self.table[:] = torch.cat([centre, axes.transpose(1, 2).flatten(1)], 1).flatten().numpy()
         self.parts = torch.zeros(0, len(sensors) * FORCE_ROWS, dtype=torch.float64)
         self.totals = torch.zeros(TOTALS, dtype=torch.float64)
 
@@ -131,17 +148,26 @@ class _Forces:
 
     def gradient(self) -> Tensor:
         """∂χ²/∂Θ (sensors, dof)."""
+        sensors = self.sensors
         forces = torch.zeros_like(self.parts[0])
         for part in self.parts:
             forces += part
-        columns = 2 * forces.unflatten(0, (-1, FORCE_ROWS))
-        fu, fv, fw, fw_v, fw_u, turn = (column[:, None] for column in columns[:, :6].unbind(1))
-        normal = torch.linalg.cross(self.v, self.u)
-        along_a = (fw_u * normal + turn * self.v) / self.half[:, :1]
-        along_b = fw_v * normal / self.half[:, 1:]
-        slope = torch.stack([along_a, along_b], -1)
-        force = fu * self.u + fv * self.v + fw * normal
-        (gradient,) = torch.autograd.grad([self.slope, self.centre], self.theta, [slope, force])
+        if type(sensors.parametrisation) is not RigidLocal:
+            return self._by_autograd(2 * forces.unflatten(0, (-1, FORCE_ROWS)))
+        gradient = torch.empty_like(sensors.theta)
+        tables = (sensors.theta.detach().contiguous(), sensors.centre.contiguous(), forces, gradient.detach())
+        sensor_kernels.to_theta(*(table.numpy() for table in tables))
+        return gradient * sensors.free
+
+    def _by_autograd(self, forces: Tensor) -> Tensor:
+        u, v = torch.from_numpy(self.table).unflatten(0, (-1, 3, 3))[:, 1:].unbind(1)
+        normal, half = torch.linalg.cross(v, u), self.sensors.half_length
+        fu, fv, fw, fw_v, fw_u, turn = (column[:, None] for column in forces[:, :6].unbind(1))
+        along_a, along_b = (fw_u * normal + turn * v) / half[:, :1], fw_v * normal / half[:, 1:]
+        with torch.enable_grad():
+            outputs = self.sensors.affine_map()
+        weights = [torch.stack([along_a, along_b], -1), fu * u + fv * v + fw * normal]
+        (gradient,) = torch.autograd.grad(outputs, self.sensors.theta, weights)
         return gradient
 
 
@@ -158,12 +184,8 @@ def _plain(sensors: SensorLayer, store: TrackStore, steps: int, sums: Sums) -> S
 
 
 def _plain_part(sensors: SensorLayer, store: TrackStore, steps: int) -> Sums:
-    sensor = store.sensor.transpose(1, 2).flatten(0, 1)[: store.n_tracks].long()
-    uv = torch.stack([store.hits(1), store.hits(2)], -1)[:, : store.n_hits] + sensors.centre[sensor]
     with torch.enable_grad():
-        planes = sensors.planes(uv, sensor)
-        if store.has_vertex:
-            planes = planes.joined(store.vertex_plane())
+        planes = _planes(sensors, store)
     weights = torch.stack([store.hits(3), store.hits(4)], -1)
     fixed, helix, s = planes.detach(), store.helix, store.hits(0)
     usable = torch.ones_like(helix.omega, dtype=torch.bool)
@@ -177,13 +199,21 @@ def _plain_part(sensors: SensorLayer, store: TrackStore, steps: int) -> Sums:
             helix = hx.updated(helix, torch.where(usable[:, None], delta, 0.0))
     with torch.enable_grad():
         keep = usable[:, None, None]
-        residual, s = residuals(helix, type(planes)(*(torch.where(keep, x, x.detach()) for x in planes)), s)
+        residual, s = residuals(helix, Plane(*(torch.where(keep, x, x.detach()) for x in planes)), s)
         chi2 = (residual * weights).square().flatten(1).sum(-1)
         weighted = torch.where(usable, chi2 * store.weight, 0.0)
         (gradient,) = torch.autograd.grad(weighted.sum(), sensors.theta)
     _keep(store, helix, s.detach(), chi2.detach(), usable)
     ndf, left_out = torch.where(usable, store.weight * store.ndf, 0.0), ~usable & (store.ndf != 0)
     return torch.stack([weighted.detach().sum(), ndf.sum(), usable.sum(), left_out.sum()]), gradient
+
+
+def _planes(sensors: SensorLayer, store: TrackStore) -> Plane:
+    """The planes of hits, and of a vertex."""
+    sensor = store.sensor.transpose(1, 2).flatten(0, 1)[: store.n_tracks].long()
+    uv = torch.stack([store.hits(1), store.hits(2)], -1)[:, : store.n_hits] + sensors.centre[sensor]
+    planes = sensors.planes(uv, sensor)
+    return planes.joined(store.vertex_plane()) if store.has_vertex else planes
 
 
 def _keep(store: TrackStore, helix: hx.Helix, s: Tensor, chi2: Tensor, usable: Tensor) -> None:

@@ -35,6 +35,7 @@ from alignnet.sensors.sensor import SensorLayer
 
 _PART = 1024  # tiles of a part
 _PARTS = 16  # at most; each has forces of its own
+_SEARCH = 8  # Newton steps to planes from path lengths of other states
 _PLAIN_TILES = 256  # taken together by the plain path
 
 
@@ -95,7 +96,9 @@ class GradientPass:
         """Predicted minus measured where the tracks are, (tracks, hits, 2) [cm]."""
         if not self.is_fused(store):
             planes = _planes(self.sensors, store)
-            return residuals(store.helix, planes, store.hits(0))[0][:, : store.n_hits]
+            states = hx.expand(store.helix)
+            s = hx.path_to_plane(states, planes.origin, planes.normal, store.hits(0), _SEARCH)
+            return residuals(store.helix, planes, s)[0][:, : store.n_hits]
         n, poses = len(store.tiles), _Forces(self.sensors).table
         found = np.empty((n, store.n_hits, 2, rows.LANES))
         tiles, sensor = store.tiles.view(n, -1).numpy(), store.sensor.view(n, -1).numpy()
@@ -210,7 +213,7 @@ def _plain_part(sensors: SensorLayer, store: TrackStore, steps: int) -> Sums:
 
 def _planes(sensors: SensorLayer, store: TrackStore) -> Plane:
     """The planes of hits, and of a vertex."""
-    sensor = store.sensor.transpose(1, 2).flatten(0, 1)[: store.n_tracks].long()
+    sensor = store.hit_sensor
     uv = torch.stack([store.hits(1), store.hits(2)], -1)[:, : store.n_hits] + sensors.centre[sensor]
     planes = sensors.planes(uv, sensor)
     return planes.joined(store.vertex_plane()) if store.has_vertex else planes

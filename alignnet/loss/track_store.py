@@ -8,6 +8,7 @@ the states and path lengths where the next one starts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +46,7 @@ class TrackStore:
     @classmethod
     @torch.no_grad()
     def of(cls, loss: HelixChi2, sensors: SensorLayer, batch: Batch) -> TrackStore:
-        """Tracks of a batch, fitted, with the weights that they have at Θ as it is; they keep these.
-
-        Tracks are ordered by the sensor of their last hit, so that neighbours in a tile share sensors.
+        """Tracks of a batch, in its order, fitted at Θ as it is, with the weights that they have there.
 
         Raises:
             ConfigError: the noise is correlated, or the vertex fitted.
@@ -57,7 +56,6 @@ class TrackStore:
                 f"loss.noise.kind is {loss.noise.kind!r} and loss.vertex {loss.vertex!r}; tracks are packed "
                 "where the noise is none or diagonal and the vertex given or absent"
             )
-        batch = _ordered(batch)
         fit = loss.fit(sensors.planes(batch.uv, batch.sensor), batch)
         vertex = loss._vertex_plane(fit, batch) if fit.vertex_whitening is not None else None
         uv = batch.uv - sensors.centre.index_select(0, batch.sensor.flatten()).view_as(batch.uv)
@@ -67,13 +65,34 @@ class TrackStore:
         columns = _columns(fit, uv, ndf, vertex)
         return cls(_tiled(columns), _tiled(batch.sensor.to(torch.int32)), batch.n_tracks, loss.n_parameters)
 
+    @classmethod
+    def joined(cls, stores: Sequence[TrackStore]) -> TrackStore:
+        """The tracks of several stores, ordered by their last sensors: neighbours read the same memory.
+
+        Raises:
+            ConfigError: the tracks have different planes.
+        """
+        kinds = {(store.n_hits, store.n_planes, store.n_parameters) for store in stores}
+        if len(kinds) != 1:
+            raise ConfigError(
+                f"stores of tracks with the same planes can be joined; these have {sorted(kinds)}"
+            )
+        columns = torch.cat([store.rows(0, store.tiles.shape[1]) for store in stores])
+        sensor = torch.cat([_untiled(store.sensor)[: len(store)] for store in stores])
+        order = sensor[:, -1].argsort(stable=True)
+        return cls(_tiled(columns[order]), _tiled(sensor[order]), len(order), stores[0].n_parameters)
+
     def __len__(self) -> int:
         return self.n_tracks
 
     def rows(self, first: int, count: int = 1) -> Tensor:
         """Rows of the tiles, track by track (tracks, count)."""
-        part = self.tiles[:, first : first + count]
-        return part.transpose(1, 2).flatten(0, 1)[: self.n_tracks]
+        return _untiled(self.tiles[:, first : first + count])[: self.n_tracks]
+
+    @property
+    def hit_sensor(self) -> Tensor:
+        """Row of each hit's sensor, int64 (tracks, hits)."""
+        return _untiled(self.sensor)[: self.n_tracks].long()
 
     @property
     def helix(self) -> Helix:
@@ -145,13 +164,6 @@ class TrackStore:
         return cls(torch.from_numpy(tiles), torch.from_numpy(sensor), n_tracks, n_parameters)
 
 
-def _ordered(batch: Batch) -> Batch:
-    last = batch.is_hit.sum(-1, keepdim=True) - 1
-    order = batch.sensor.gather(1, last).squeeze(1).argsort(stable=True)
-    kept = ("event_number",)
-    return batch._replace(**{k: getattr(batch, k)[order] for k in Batch._fields if k not in kept})
-
-
 def _columns(fit: Fit, uv: Tensor, ndf: Tensor, vertex: Plane | None) -> Tensor:
     """All rows of the tracks (tracks, rows)."""
     helix, weights = fit.helix, fit.whitening.inverse_sigma
@@ -167,6 +179,11 @@ def _columns(fit: Fit, uv: Tensor, ndf: Tensor, vertex: Plane | None) -> Tensor:
         planes += [start, torch.zeros_like(pull), pull * fit.ok[:, None]]
         planes += [field.squeeze(1) for field in (vertex.origin, vertex.u, vertex.v)]
     return torch.cat([*head, *planes], 1)
+
+
+def _untiled(tiles: Tensor) -> Tensor:
+    """(tiles, rows, `LANES`) as (all lanes, rows)."""
+    return tiles.transpose(1, 2).flatten(0, 1)
 
 
 def _tiled(columns: Tensor) -> Tensor:

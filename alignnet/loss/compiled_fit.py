@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 
 from alignnet.geometry.plane import Plane
-from alignnet.loss import gradient_kernels as kernels
-from alignnet.loss.lane_kernels import LANES
 from alignnet.physics.helix import Helix
 
 Answer = TypeVar("Answer")
@@ -26,7 +24,7 @@ PAYS_AFTER = 300_000
 """Tracks that tensors take in about as much time as the compiler does."""
 LARGE = 2048
 """Tracks of a batch for which there is a choice; smaller ones are always left to tensors."""
-_PART = 128  # tiles of a part
+_PART = 4096  # tracks of a part, whole tiles
 
 
 def is_compiled(kernel: Any) -> bool:
@@ -66,11 +64,13 @@ class CompiledFit:
         """
         if not self._applies(helix):
             return None
+        from alignnet.loss import gradient_kernels as kernels
+
         s = torch.zeros_like(planes.origin[..., 0]) if near is None else near.clone()
         state = torch.cat([helix.position, helix.direction, helix.omega[:, None]], 1)
         poses = torch.stack(planes[:3], 1)
         found = torch.zeros(len(state), dtype=torch.int64)
-        edges = [*range(0, len(state), LANES * _PART), len(state)]
+        edges = [*range(0, len(state), _PART), len(state)]
 
         def part(number: int) -> None:
             own = slice(edges[number], edges[number + 1])
@@ -88,6 +88,10 @@ class CompiledFit:
         omega = helix.omega
         if len(omega) < LARGE or omega.dtype != torch.float64 or omega.device.type != "cpu":
             return False
+        from alignnet.loss import (
+            gradient_kernels as kernels,
+        )  # numba takes long to load: only when it is needed
+
         if self.seen < PAYS_AFTER and not is_compiled(kernels.refit):
             self.seen += len(omega)
             return False

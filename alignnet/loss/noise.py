@@ -85,21 +85,26 @@ class NoiseModel(nn.Module):
         is_row = batch.is_hit.repeat_interleave(2, dim=1)
         if not self.needs_momentum:
             return Whitening.independent(variance, is_row)
-        covariance = torch.diag_embed(variance) + self.scattered(helix, planes, s, batch)
+        levers = self._levers(helix, planes, s, batch)
         if self.kind == "diagonal":
-            return Whitening.independent(covariance.diagonal(dim1=-2, dim2=-1), is_row)
+            return Whitening.independent(variance + material.residual_variance(*levers), is_row)
+        covariance = torch.diag_embed(variance) + material.residual_covariance(*levers)
         return Whitening.correlated(covariance, is_row)
 
     def scattered(self, helix: Helix, planes: Plane, s: Tensor, batch: Batch) -> Tensor:
         """The scatterers' part of the covariance, (tracks, 2·hits, 2·hits) [cm²]."""
+        return material.residual_covariance(*self._levers(helix, planes, s, batch))
+
+    def _levers(
+        self, helix: Helix, planes: Plane, s: Tensor, batch: Batch
+    ) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What `material.residual_covariance` takes."""
         scatterers = self.scatterers(helix, planes, s, batch)
         directions = hx.tangent(hx.expand(helix), s)
         axes = tuple(
             material.in_plane(e, directions, planes.u, planes.v, planes.normal) for e in hx.frame(directions)
         )
-        return material.residual_covariance(
-            (axes[0], axes[1]), s, scatterers.s, helix.omega, scatterers.angle, scatterers.curvature
-        )
+        return (axes[0], axes[1]), s, scatterers.s, helix.omega, scatterers.angle, scatterers.curvature
 
     def scatterers(self, helix: Helix, planes: Plane, s: Tensor, batch: Batch) -> Scattering:
         """Where each track meets material, and what that does to it."""

@@ -85,6 +85,27 @@ def in_plane(vector: Tensor, tangent: Tensor, u: Tensor, v: Tensor, normal: Tens
     return torch.stack([(moved * u).sum(-1), (moved * v).sum(-1)], -1)
 
 
+def residual_variance(
+    axes: tuple[Tensor, Tensor],
+    s: Tensor,
+    scatterer_s: Tensor,
+    omega: Tensor,
+    angle: Tensor,
+    curvature: Tensor,
+) -> Tensor:
+    """The diagonal of `residual_covariance`, (tracks, 2·hits) [cm²], without the rest of it."""
+    lever = (s[:, :, None] - scatterer_s[:, None, :]).clamp_min(0.0)
+    across = lever * _sinc_of_turn(omega, lever)
+    along_e1, along_e2 = (across * angle[:, None]).square(), (lever * angle[:, None]).square()
+    if bool((curvature > 0).any()):
+        along_e1 = along_e1 + (0.5 * lever.square() * curvature[:, None]).square()
+    parts = [
+        axes[0].square() * along_e1.sum(-1, keepdim=True),
+        axes[1].square() * along_e2.sum(-1, keepdim=True),
+    ]
+    return (parts[0] + parts[1]).flatten(1)
+
+
 def residual_covariance(
     axes: tuple[Tensor, Tensor],
     s: Tensor,
@@ -107,11 +128,15 @@ def residual_covariance(
         (tracks, 2·hits, 2·hits); a scatterer acts on hits further along the path only.
     """
     lever = (s[:, :, None] - scatterer_s[:, None, :]).clamp_min(0.0)
-    turn = omega[:, None, None] * lever
-    across = lever * torch.where(turn.abs() < 1e-8, torch.ones_like(turn), turn.sin() / turn)
+    across = lever * _sinc_of_turn(omega, lever)
     e1, e2 = (axis.transpose(1, 2)[..., None] for axis in axes)
     kinks = [e1 * (across * angle[:, None])[:, None], e2 * (lever * angle[:, None])[:, None]]
     if bool((curvature > 0).any()):
         kinks.append(e1 * (0.5 * lever.square() * curvature[:, None])[:, None])
     levers = torch.cat(kinks, -1).transpose(1, 2).flatten(1, 2)
     return levers @ levers.transpose(-1, -2)
+
+
+def _sinc_of_turn(omega: Tensor, lever: Tensor) -> Tensor:
+    turn = omega[:, None, None] * lever
+    return torch.where(turn.abs() < 1e-8, torch.ones_like(turn), turn.sin() / turn)

@@ -59,9 +59,9 @@ class DirectSystem:
         self.factor = factorise(matrix, tree, precision, progress)
         if len(self.factor.propped) > MOST_ROWS:
             raise ConvergenceError(_singular(len(self.factor.propped)))
-        self._constraints = constraints
-        self._held = self.factor.solve(constraints.dense().T)
-        self._held_inverse = np.linalg.pinv(constraints @ self._held, rcond=1e-12, hermitian=True)
+        self._rows = constraints.orthonormal()
+        self._held = self.factor.solve(self._rows.T)
+        self._held_inverse = _inverse(self._rows @ self._held)
         props = np.zeros((constraints.size, len(self.factor.propped)))
         props[self.factor.propped, np.arange(props.shape[1])] = 1.0
         self._added = np.concatenate([survey.dense().T, props], 1)
@@ -70,7 +70,7 @@ class DirectSystem:
         if precision == "float64":
             self._refuse_singular(middle, 1 / weight)
         diagonal = np.concatenate([1 / weight, -np.ones(props.shape[1])])
-        self._middle = np.linalg.inv(np.diag(diagonal) + middle)
+        self._middle = _inverse(np.diag(diagonal) + middle)
 
     def __call__(self, b: Array) -> Array:
         """A_c⁻¹ b (unknowns,)."""
@@ -90,7 +90,7 @@ class DirectSystem:
         return blocks
 
     def _under_constraints(self, x: Array) -> Array:
-        return x - self._held @ (self._held_inverse @ (self._constraints @ x))
+        return x - self._held @ (self._held_inverse @ (self._rows @ x))
 
     def _refuse_singular(self, middle: Array, variance: Array) -> None:
         """With S measured, 1 − Eᵀ A⁻¹ E is 0 along what neither measurements nor constraints hold."""
@@ -100,6 +100,12 @@ class DirectSystem:
         free = int((np.linalg.eigvalsh(np.eye(len(held)) - held) < _HELD).sum())
         if free:
             raise ConvergenceError(_singular(free))
+
+
+def _inverse(matrix: Array) -> Array:
+    """Of a symmetric matrix whose rows may differ in size by orders of magnitude."""
+    scale = 1 / np.sqrt(np.abs(matrix.diagonal()))
+    return np.asarray(np.linalg.inv(matrix * np.outer(scale, scale)) * np.outer(scale, scale))
 
 
 def _singular(defect: int) -> str:

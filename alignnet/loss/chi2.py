@@ -22,6 +22,7 @@ from alignnet.data.batch import Batch
 from alignnet.errors import ConfigError
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.plane import Plane
+from alignnet.loss import compiled_fit
 from alignnet.loss.noise import NoiseModel
 from alignnet.loss.robust import TrackWeights
 from alignnet.physics import helix as hx
@@ -139,6 +140,8 @@ class HelixChi2(nn.Module):
     @torch.no_grad()
     def fit(self, planes: Plane, batch: Batch, start: Helix | None = None) -> Fit:
         """Fit tracks (and origins) to hits on these planes, weights included."""
+        if start is None and compiled_fit.applies(self, batch):
+            return self._compiled(planes, batch)
         helix = seed(planes.origin, batch.is_hit, batch.outward, self.b_z) if start is None else start
         origins = self._origins(batch)
         rough = Whitening.independent(
@@ -151,6 +154,14 @@ class HelixChi2(nn.Module):
         fit = Fit(helix, whitening, self._vertex_whitening(axes, batch), axes, origins, ok, s)
         fit = fit._replace(ok=fit.ok & whitening.usable)
         return self.refit(planes, fit, batch, self.iterations)
+
+    def _compiled(self, planes: Plane, batch: Batch) -> Fit:
+        """`fit` without tensors: the same numbers to rounding, several times faster."""
+        out = compiled_fit.fitted(self, planes, batch)
+        whitening, of_vertex = compiled_fit.whitenings_of(out, self)
+        axes = None if of_vertex is None else torch.from_numpy(out.axes)
+        ok, s = torch.from_numpy(out.ok), torch.from_numpy(out.s)
+        return Fit(compiled_fit.helix_of(out), whitening, of_vertex, axes, None, ok, s)
 
     @torch.no_grad()
     def refit(self, planes: Plane, fit: Fit, batch: Batch, iterations: int) -> Fit:

@@ -128,7 +128,7 @@ def moment_sin(x: float, sine: float, cosine: float) -> float:
 def rows_of_plane(
     q: Array, e: Array, s: float, origin: Array, u: Array, v: Array, normal: Array, out: Array
 ) -> tuple[float, float]:
-    """Derivatives by the five local parameters and, last, the residual of both rows (2, 6); returns the slopes.
+    """Derivatives by the five local parameters and, last, the residual of both rows (2, 6), and the slopes.
 
     Args:
         q, e: the state, and the frame of its direction.

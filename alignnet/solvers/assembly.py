@@ -52,7 +52,7 @@ def accumulate(
         The first track that was not added.
     """
     n = sensor.shape[1]
-    change = np.zeros((n, 2, len(width)))
+    change, half = np.zeros((n, 2, len(width))), np.zeros((2, len(width)))
     column, rows = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
     where, sign = np.zeros((n, n), dtype=np.int64), np.zeros(draws.shape[2])
     for t in range(first, len(sensor)):
@@ -78,7 +78,11 @@ def accumulate(
                 for k in range(len(sign)):
                     draws[rows[a], d, k] += x * sign[k]
             for b in range(a, count):
-                add_pair(a, b, column, rows, change, metric[t], values[where[a, b]], width)
+                target = values[where[a, b]]
+                if rows[a] <= rows[b]:
+                    add_pair(a, b, column, change, metric[t], target, half, width)
+                if a != b and rows[a] >= rows[b]:  # its transpose, or both for two hits of one sensor
+                    add_pair(b, a, column, change, metric[t], target, half, width)
     return len(sensor)
 
 
@@ -114,24 +118,22 @@ def add_pair(
     a: int,
     b: int,
     column: Array,
-    rows: Array,
     change: Array,
     metric: Array,
     target: Array,
+    half: Array,
     width: tuple[int, ...],
 ) -> None:
-    """Add D_aᵀ M_ab D_b, or its transpose where that is above the diagonal; both for two hits of a sensor."""
-    if rows[a] > rows[b]:
-        a, b = b, a
+    """Add D_aᵀ M_ab D_b to a block; `half` is room for M_ab D_b (2, dof)."""
     i, j = 2 * column[a], 2 * column[b]
     p, q, r, s = metric[i, j], metric[i, j + 1], metric[i + 1, j], metric[i + 1, j + 1]
-    left, right = change[a], change[b]
     for e in range(len(width)):
-        x, y = p * right[0, e] + q * right[1, e], r * right[0, e] + s * right[1, e]
-        for d in range(len(width)):
-            target[d, e] += left[0, d] * x + left[1, d] * y
-            if a != b and rows[a] == rows[b]:
-                target[e, d] += left[0, d] * x + left[1, d] * y
+        half[0, e] = p * change[b, 0, e] + q * change[b, 1, e]
+        half[1, e] = r * change[b, 0, e] + s * change[b, 1, e]
+    for d in range(len(width)):
+        x, y = change[a, 0, d], change[a, 1, d]
+        for e in range(len(width)):
+            target[d, e] += x * half[0, e] + y * half[1, e]
 
 
 @compiled

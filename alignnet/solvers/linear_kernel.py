@@ -67,7 +67,8 @@ def linearise_tracks(fits: Fits, n_parameters: int, out: Linear) -> None:
     room = Room(
         np.zeros(n, dtype=np.int64), np.zeros((2 * n + 2, 6)), np.zeros((2 * n + 2, 6)),
         np.zeros((2 * n, 2 * n)), np.zeros((5, 2 * n + 2)), np.zeros((2 * n + 2, 2 * n)),
-        np.zeros((5, 2 * n)), np.zeros((2 * n, 2 * n)), np.zeros((2, 3)), np.zeros(2 * n + 2), np.zeros((2, 2)),
+        np.zeros((5, 2 * n)), np.zeros((2 * n, 2 * n)), np.zeros((2, 3)), np.zeros(2 * n + 2),
+        np.zeros((2, 2)),
     )  # fmt: skip
     for t in range(len(fits.is_hit)):
         if not fits.weight[t] > 0:

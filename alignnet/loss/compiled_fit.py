@@ -13,6 +13,7 @@ from alignnet.geometry.plane import Plane
 from alignnet.loss import fit_kernel as fk
 from alignnet.loss.noise import _MOMENTUM_LIMITS, NoiseModel
 from alignnet.physics.helix import Helix
+from alignnet.physics.jit import in_threads, shares
 from alignnet.physics.whitening import Whitening
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def fitted(loss: HelixChi2, planes: Plane, batch: Batch) -> fk.Fitted:
         ok=np.zeros(tracks, dtype=np.bool_),
         s=np.zeros((tracks, hits)),
     )
-    fk.fit_tracks(measured, model, out)
+    in_threads(lambda first, last: fk.fit_tracks(measured, model, out, first, last), shares(tracks))
     return out
 
 

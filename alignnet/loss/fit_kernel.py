@@ -69,7 +69,7 @@ class Fitted(NamedTuple):
 class Room(NamedTuple):
     """Room for one track."""
 
-    index: Array  # its hits
+    columns: Array  # its hits
     s: Array
     raw: Array  # derivatives and residual of each row (rows, 6)
     rows: Array  # the same, whitened
@@ -88,8 +88,8 @@ class Room(NamedTuple):
 
 
 @compiled
-def fit_tracks(measured: Measured, model: Model, out: Fitted) -> None:
-    """Fit all tracks; those whose hits do not determine them keep what was reached, without weights."""
+def fit_tracks(measured: Measured, model: Model, out: Fitted, first: int, last: int) -> None:
+    """Fit tracks first … last − 1; those that hits do not determine keep what was reached, without weights."""
     n = measured.is_hit.shape[1]
     room = Room(
         np.zeros(n, dtype=np.int64), np.zeros(n), np.zeros((2 * n + 2, 6)), np.zeros((2 * n + 2, 6)),
@@ -97,11 +97,11 @@ def fit_tracks(measured: Measured, model: Model, out: Fitted) -> None:
         np.zeros((2, n, n)), np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(3), np.zeros(3), np.zeros(5),
         np.zeros((6, 6)), np.zeros((2, 2)),
     )  # fmt: skip
-    for t in range(len(measured.is_hit)):
+    for t in range(first, last):
         count = 0
         for h in range(n):
             if measured.is_hit[t, h]:
-                room.index[count] = h
+                room.columns[count] = h
                 count += 1
         out.ok[t] = count > 0 and _fit_track(t, count, measured, model, out, room)
         _finish(t, count, measured, out, room)
@@ -109,7 +109,7 @@ def fit_tracks(measured: Measured, model: Model, out: Fitted) -> None:
 
 @compiled
 def _fit_track(t: int, n: int, measured: Measured, model: Model, out: Fitted, room: Room) -> bool:
-    q, index, good = out.state[t], room.index, True
+    q, index, good = out.state[t], room.columns, True
     seed_state(measured.origin[t], index, n, measured.outward[t], model.b_z, q)
     for i in range(n):
         h = index[i]
@@ -146,7 +146,7 @@ def _raw_rows(t: int, n: int, steps: int, q: Array, measured: Measured, room: Ro
     """Derivatives and residuals of all hits where the track crosses their planes."""
     tk.frame(q[3:6], room.frame)
     for i in range(n):
-        h = room.index[i]
+        h = room.columns[i]
         origin, normal = measured.origin[t, h], measured.normal[t, h]
         room.s[i] = tk.path_to_plane(q, origin, normal, room.s[i], steps)
         tk.rows_of_plane(
@@ -172,7 +172,7 @@ def _weigh(t: int, n: int, q: Array, measured: Measured, model: Model, room: Roo
     for i in range(2 * n):
         for j in range(i + 1):
             covariance[i, j] = 0.0
-        covariance[i, i] = measured.variance[t, room.index[i // 2], i % 2] + model.systematic
+        covariance[i, i] = measured.variance[t, room.columns[i // 2], i % 2] + model.systematic
     if model.kind != NONE:
         for i in range(n):
             for j in range(i + 1):
@@ -196,7 +196,7 @@ def _scatter(t: int, n: int, q: Array, measured: Measured, model: Model, room: R
     if math.isnan(p):
         p = min(max(abs(CURVATURE * model.b_z / omega), model.low), model.high)
     for i in range(n):
-        h = room.index[i]
+        h = room.columns[i]
         normal = measured.normal[t, h]
         tk.point_and_tangent(q, room.s[i], room.x, room.t)
         tk.frame(room.t, room.vertex_frame)
@@ -266,12 +266,12 @@ def _finish(t: int, n: int, measured: Measured, out: Fitted, room: Room) -> None
             origin, normal = measured.origin[t, h], measured.normal[t, h]
             out.s[t, h] = tk.path_to_plane(q, origin, normal, tk.line_to_plane(q, origin, normal), 5)
     for i in range(n if out.ok[t] else 0):
-        out.s[t, room.index[i]] = room.s[i]
+        out.s[t, room.columns[i]] = room.s[i]
         for k in range(2):
-            row = 2 * room.index[i] + k
+            row = 2 * room.columns[i] + k
             if out.factor.size:
                 for j in range(i + 1):
                     for m in range(2):
-                        out.factor[t, row, 2 * room.index[j] + m] = room.weights[2 * i + k, 2 * j + m]
+                        out.factor[t, row, 2 * room.columns[j] + m] = room.weights[2 * i + k, 2 * j + m]
             else:
                 out.inverse_sigma[t, row] = room.weights[2 * i + k, 2 * i + k]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
+import torch
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+
+_WORTH_A_THREAD = 256  # tracks
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -20,3 +25,17 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"}
     )(function)
     return made
+
+
+def shares(tracks: int) -> list[tuple[int, int]]:
+    """First and last (exclusive) of even shares of tracks: for each of torch's threads, if there are enough."""
+    n = max(1, min(torch.get_num_threads(), tracks // _WORTH_A_THREAD))
+    return list(itertools.pairwise(tracks * k // n for k in range(n + 1)))
+
+
+def in_threads(work: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """What `work` returns for each of these arguments, each in a thread of its own where they are several."""
+    if len(arguments) == 1:
+        return [work(*arguments[0])]
+    with ThreadPoolExecutor(len(arguments)) as pool:
+        return [future.result() for future in [pool.submit(work, *each) for each in arguments]]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from alignnet.errors import ConvergenceError
+from alignnet.physics.jit import Array, in_threads
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers import assembly
 from alignnet.solvers.block_matrix import BlockMatrix
@@ -20,6 +21,7 @@ from alignnet.solvers.linearised import Block
 from alignnet.solvers.pair_blocks import PairBlocks
 
 N_DRAWS = 32
+_MOST_SHARES = 8  # threads that assemble; each works out all derivatives for its own rows
 MANY = 4096
 """Tracks from which on the matrix is assembled (`Collection`)."""
 
@@ -36,19 +38,18 @@ class AssembledProblem(Problem):
         self.free = sensors.free.double()
         self.jacobian = sensors.jacobian().double() * self.free[:, None]
         n, n_dof = self.free.shape
-        self._pairs: PairBlocks | None = PairBlocks(n, n_dof)
+        self._pairs = [PairBlocks(n, n_dof) for _ in range(min(torch.get_num_threads(), _MOST_SHARES))]
         self._moves = (self.free > 0).any(-1).numpy()
         self._gradient, self._draws = np.zeros((n, n_dof)), np.zeros((n, n_dof, N_DRAWS))
         self._hits, self._tracks = np.zeros(n), 0
-        self._matrix: BlockMatrix | None = None
+        self._matrices: list[BlockMatrix] = []
 
     @property
-    def matrix(self) -> BlockMatrix:
-        """H of this rank's tracks; none can be added any more."""
-        if self._matrix is None:
-            assert self._pairs is not None
-            self._matrix, self._pairs = self._pairs.matrix(), None
-        return self._matrix
+    def matrices(self) -> list[BlockMatrix]:
+        """H of this rank's tracks, a sum of one for each thread; no tracks can be added any more."""
+        while self._pairs:
+            self._matrices.append(self._pairs.pop(0).matrix())
+        return self._matrices
 
     def add(self, block: Block) -> None:
         """Add linearised tracks.
@@ -56,19 +57,23 @@ class AssembledProblem(Problem):
         Raises:
             ValueError: their origins are fitted, which couples tracks, or the matrix was asked for already.
         """
-        if len(block.origin_inverse) or self._pairs is None:
+        if len(block.origin_inverse) or not self._pairs:
             raise ValueError("blocks with fitted origins, or after the first product, cannot be assembled")
-        stored = (block.slope, block.arm, block.force, block.noise, block.metric)
-        arrays = [field.double().numpy() for field in stored]
-        n, done = block.n_hits, 0
-        while done < len(block.sensor):
-            self._pairs.make_room(64 * n * n)
-            done = assembly.accumulate(
-                block.sensor.numpy(), block.is_hit.numpy(), *arrays, self.jacobian.numpy(), self._moves, done,
-                self._tracks, self._pairs.table, self._pairs.values, self._pairs.used, self._gradient,
-                self._draws, self._hits, (0,) * self.free.shape[1],
-            )  # fmt: skip
+        fields = (block.slope, block.arm, block.force, block.noise, block.metric)
+        tracks = [block.sensor.numpy(), block.is_hit.numpy(), *(field.double().numpy() for field in fields)]
+        n = len(self._pairs)
+        in_threads(lambda k: self._add_share(tracks, k, n), [(k,) for k in range(n)])
         self._tracks += len(block.sensor)
+
+    def _add_share(self, tracks: list[Array], k: int, n: int) -> None:
+        """Add what belongs to the rows k, k + n, k + 2n … of blocks."""
+        pairs, done, n_hits = self._pairs[k], 0, tracks[0].shape[1]
+        while done < len(tracks[0]):
+            pairs.make_room(64 * n_hits * n_hits)
+            done = assembly.accumulate(
+                *tracks, self.jacobian.numpy(), self._moves, done, self._tracks, (k, n), pairs.table,
+                pairs.values, pairs.used, self._gradient, self._draws, self._hits, (0,) * self.free.shape[1],
+            )  # fmt: skip
 
     def gradient(self) -> Tensor:
         """g (sensors, dof).
@@ -94,8 +99,9 @@ class AssembledProblem(Problem):
 
     def __call__(self, vector: Tensor) -> Tensor:
         """H times a vector (sensors, dof)."""
-        product = self.matrix @ vector.detach().double().numpy().ravel()
-        return all_reduced(torch.from_numpy(product).view_as(vector))
+        flat = vector.detach().double().numpy().ravel()
+        parts = in_threads(lambda matrix: matrix @ flat, [(matrix,) for matrix in self.matrices])
+        return all_reduced(torch.from_numpy(sum(parts)).view_as(vector))
 
     def diagonal_blocks(self, reduce: bool = True) -> Tensor:
         """The (dof, dof) blocks of H, one a sensor; fixed degrees of freedom have a 1 on the diagonal.
@@ -106,7 +112,7 @@ class AssembledProblem(Problem):
         Raises:
             ConvergenceError: one is not finite, on any rank.
         """
-        blocks = torch.from_numpy(self.matrix.diagonal_blocks.copy())
+        blocks = torch.from_numpy(sum(matrix.diagonal_blocks for matrix in self.matrices))
         return _finite(all_reduced(blocks) if reduce else blocks) + torch.diag_embed(1 - self.free)
 
     def hits(self) -> Tensor:
@@ -115,11 +121,10 @@ class AssembledProblem(Problem):
 
     def between_volumes(self, basis: Tensor, group: Tensor, n_groups: int) -> Tensor:
         """ZᵀHZ (groups·motions, groups·motions) of motions Z (sensors, dof, motions) of groups of sensors."""
-        m, matrix = basis.shape[-1], self.matrix
+        m, z, of = basis.shape[-1], basis.contiguous().numpy(), group.numpy()
         upper = np.zeros((n_groups, n_groups, m, m))
-        assembly.between_volumes(
-            matrix.start, matrix.column, matrix.values, basis.contiguous().numpy(), group.numpy(), upper
-        )
+        for each in self.matrices:
+            assembly.between_volumes(each.start, each.column, each.values, z, of, upper)
         full = torch.from_numpy(upper).transpose(1, 2).reshape(n_groups * m, n_groups * m)
         return all_reduced(full + full.T)
 
@@ -156,7 +161,7 @@ class Collection:
         return found
 
 
-def _summed(values: np.ndarray) -> Tensor:
+def _summed(values: Array) -> Tensor:
     """The sum over ranks, in a tensor of its own."""
     return all_reduced(torch.from_numpy(np.array(values)))
 

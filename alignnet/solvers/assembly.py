@@ -27,6 +27,7 @@ def accumulate(
     moves: Array,
     first: int,
     tracks_before: int,
+    share: tuple[int, int],
     table: Array,
     values: Array,
     used: Array,
@@ -42,6 +43,7 @@ def accumulate(
         jacobian: ∂Φ/∂Θ (sensors, 9, dof), 0 for what is fixed.
         moves: sensors with anything free (sensors,).
         tracks_before: tracks added by earlier blocks; the track's number makes the signs of its noise.
+        share: (k, n): only rows of blocks k, k + n, k + 2n … and only these sensors' gradients.
         table, values, used: of `PairBlocks`.
         gradient: (sensors, dof), to be added to.
         draws: (sensors, dof, draws), to be added to, at most 64 draws.
@@ -62,22 +64,24 @@ def accumulate(
         for h in range(n):
             own = metric[t, 2 * h, 2 * h] + metric[t, 2 * h + 1, 2 * h + 1]
             if is_hit[t, h] and not own <= 0:
-                hits[sensor[t, h]] += 1
+                hits[sensor[t, h]] += sensor[t, h] % share[1] == share[0]
                 if moves[sensor[t, h]]:
                     column[count], rows[count] = h, sensor[t, h]
                     derivative(jacobian[rows[count]], slope[t, h], arm[t, h], change[count], width)
                     count += 1
-        places(count, rows, table, used, where)
+        places(count, rows, share, table, used, where)
         signs(tracks_before + t, sign)
         for a in range(count):
             i = column[a]
-            for d in range(len(width)):
+            for d in range(len(width) if where[a, a] >= 0 else 0):
                 g = change[a, 0, d] * force[t, 2 * i] + change[a, 1, d] * force[t, 2 * i + 1]
                 x = change[a, 0, d] * noise[t, 2 * i] + change[a, 1, d] * noise[t, 2 * i + 1]
                 gradient[rows[a], d] += g
                 for k in range(len(sign)):
                     draws[rows[a], d, k] += x * sign[k]
             for b in range(a, count):
+                if where[a, b] < 0:
+                    continue
                 target = values[where[a, b]]
                 if rows[a] <= rows[b]:
                     add_pair(a, b, column, change, metric[t], target, half, width)
@@ -97,14 +101,13 @@ def derivative(jacobian: Array, slope: Array, arm: Array, out: Array, width: tup
 
 
 @compiled
-def places(count: int, rows: Array, table: Array, used: Array, where: Array) -> None:
-    """Where the blocks of each pair of a track's hits are; those that are new get a place."""
+def places(count: int, rows: Array, share: tuple[int, int], table: Array, used: Array, where: Array) -> None:
+    """Where the blocks of each pair of a track's hits are, −1 in other shares; new ones get a place."""
     for a in range(count):
-        where[a, a] = rows[a]
-        for b in range(a + 1, count):
+        for b in range(a, count):
             low, high = min(rows[a], rows[b]), max(rows[a], rows[b])
-            where[a, b] = low
-            if low != high:
+            where[a, b] = low if low % share[1] == share[0] else -1
+            if low != high and where[a, b] >= 0:
                 key = low * PAIR + high
                 row = find(table, key)
                 if table[row, 0] == -1:

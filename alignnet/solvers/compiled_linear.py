@@ -11,7 +11,7 @@ from torch import Tensor
 from alignnet.data.batch import Batch
 from alignnet.geometry.plane import Plane
 from alignnet.loss.chi2 import Fit, HelixChi2
-from alignnet.physics.jit import Array
+from alignnet.physics.jit import Array, in_threads, shares
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers import linear_kernel as lk
 
@@ -41,7 +41,8 @@ def linear(
     rows = 2 * hits
     shapes = ((tracks, hits, 2), (tracks, hits, 3), (tracks, rows), (tracks, rows), (tracks, rows, rows))
     out = lk.Linear(*(np.zeros(shape) for shape in shapes))
-    lk.linearise_tracks(_fits(sensors, planes, fit, batch, weight, epsilon), loss.n_parameters, out)
+    fits, n = _fits(sensors, planes, fit, batch, weight, epsilon), loss.n_parameters
+    in_threads(lambda first, last: lk.linearise_tracks(fits, n, out, first, last), shares(tracks))
     return [torch.from_numpy(field) for field in out]
 
 

@@ -47,7 +47,7 @@ class Linear(NamedTuple):
 class Room(NamedTuple):
     """Room for one track; rows are those of its hits and, last, the two of the vertex."""
 
-    index: Array
+    columns: Array
     raw: Array  # derivatives and residual (rows, 6)
     rows: Array  # the same, whitened
     weights: Array  # L⁻¹ (2·hits, 2·hits)
@@ -61,8 +61,8 @@ class Room(NamedTuple):
 
 
 @compiled
-def linearise_tracks(fits: Fits, n_parameters: int, out: Linear) -> None:
-    """Fill `out`, which is 0, for the tracks with weight."""
+def linearise_tracks(fits: Fits, n_parameters: int, out: Linear, first: int, last: int) -> None:
+    """Fill `out`, which is 0, for those of tracks first … last − 1 that have weight."""
     n = fits.is_hit.shape[1]
     room = Room(
         np.zeros(n, dtype=np.int64), np.zeros((2 * n + 2, 6)), np.zeros((2 * n + 2, 6)),
@@ -70,13 +70,13 @@ def linearise_tracks(fits: Fits, n_parameters: int, out: Linear) -> None:
         np.zeros((5, 2 * n)), np.zeros((2 * n, 2 * n)), np.zeros((2, 3)), np.zeros(2 * n + 2),
         np.zeros((2, 2)),
     )  # fmt: skip
-    for t in range(len(fits.is_hit)):
+    for t in range(first, last):
         if not fits.weight[t] > 0:
             continue
         count = 0
         for h in range(n):
             if fits.is_hit[t, h]:
-                room.index[count] = h
+                room.columns[count] = h
                 count += 1
         _rows(t, count, fits, out, room)
         used = 2 * count
@@ -94,7 +94,7 @@ def _rows(t: int, n: int, fits: Fits, out: Linear, room: Room) -> None:
     q = fits.state[t]
     tk.frame(q[3:6], room.frame)
     for i in range(n):
-        h = room.index[i]
+        h = room.columns[i]
         origin, normal = fits.origin[t, h], fits.normal[t, h]
         s = tk.path_to_plane(q, origin, normal, fits.s[t, h], 2)
         out.slope[t, h, 0], out.slope[t, h, 1] = tk.rows_of_plane(
@@ -106,14 +106,14 @@ def _rows(t: int, n: int, fits: Fits, out: Linear, room: Room) -> None:
             room.epsilon[2 * i + k] = fits.epsilon[t, 2 * h + k]
         out.arm[t, h, 2] = 1.0
     for a in range(2 * n):
-        row = 2 * room.index[a // 2] + a % 2
+        row = 2 * room.columns[a // 2] + a % 2
         for c in range(6):
             room.rows[a, c] = 0.0
         for b in range(2 * n):
             room.weights[a, b] = 0.0
         for b in range(0 if fits.factor.size else a, a + 1):
             if fits.factor.size:
-                w = fits.factor[t, row, 2 * room.index[b // 2] + b % 2]
+                w = fits.factor[t, row, 2 * room.columns[b // 2] + b % 2]
             else:
                 w = fits.inverse_sigma[t, row]
             room.weights[a, b] = w
@@ -201,11 +201,11 @@ def _store(t: int, used: int, n: int, fits: Fits, out: Linear, room: Room) -> No
             for b in range(a + 1):
                 metric[a, b] += f * row[b]
     for a in range(rows):
-        to, force, noise = 2 * room.index[a // 2] + a % 2, 0.0, 0.0
+        to, force, noise = 2 * room.columns[a // 2] + a % 2, 0.0, 0.0
         for i in range(used):
             force += room.projected[i, a] * room.rows[i, 5]
             noise += room.projected[i, a] * room.epsilon[i]
         out.force[t, to], out.noise[t, to] = force * weight, noise * root
         for b in range(a + 1):
-            other = 2 * room.index[b // 2] + b % 2
+            other = 2 * room.columns[b // 2] + b % 2
             out.metric[t, to, other] = out.metric[t, other, to] = metric[a, b]

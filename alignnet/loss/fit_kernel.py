@@ -89,7 +89,7 @@ class Room(NamedTuple):
 
 @compiled
 def fit_tracks(measured: Measured, model: Model, out: Fitted, first: int, last: int) -> None:
-    """Fit tracks first … last − 1; those that hits do not determine keep what was reached, without weights."""
+    """Fit tracks first … last − 1; those that are not determined keep what was reached, without weights."""
     n = measured.is_hit.shape[1]
     room = Room(
         np.zeros(n, dtype=np.int64), np.zeros(n), np.zeros((2 * n + 2, 6)), np.zeros((2 * n + 2, 6)),

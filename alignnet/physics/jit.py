@@ -28,7 +28,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def shares(tracks: int) -> list[tuple[int, int]]:
-    """First and last (exclusive) of even shares of tracks: for each of torch's threads, if there are enough."""
+    """First and last (exclusive) of even shares of tracks, one for each of torch's threads if it pays."""
     n = max(1, min(torch.get_num_threads(), tracks // _WORTH_A_THREAD))
     return list(itertools.pairwise(tracks * k // n for k in range(n + 1)))
 

@@ -61,17 +61,18 @@ class AssembledProblem(Problem):
             raise ValueError("blocks with fitted origins, or after the first product, cannot be assembled")
         fields = (block.slope, block.arm, block.force, block.noise, block.metric)
         tracks = [block.sensor.numpy(), block.is_hit.numpy(), *(field.double().numpy() for field in fields)]
+        order = _neighbours_together(block.sensor.numpy())
         n = len(self._pairs)
-        in_threads(lambda k: self._add_share(tracks, k, n), [(k,) for k in range(n)])
+        in_threads(lambda k: self._add_share(tracks, order, k, n), [(k,) for k in range(n)])
         self._tracks += len(block.sensor)
 
-    def _add_share(self, tracks: list[Array], k: int, n: int) -> None:
+    def _add_share(self, tracks: list[Array], order: Array, k: int, n: int) -> None:
         """Add what belongs to the rows k, k + n, k + 2n … of blocks."""
         pairs, done, n_hits = self._pairs[k], 0, tracks[0].shape[1]
-        while done < len(tracks[0]):
+        while done < len(order):
             pairs.make_room(64 * n_hits * n_hits)
             done = assembly.accumulate(
-                *tracks, self.jacobian.numpy(), self._moves, done, self._tracks, (k, n), pairs.table,
+                *tracks, self.jacobian.numpy(), self._moves, order, done, self._tracks, (k, n), pairs.table,
                 pairs.values, pairs.used, self._gradient, self._draws, self._hits, (0,) * self.free.shape[1],
             )  # fmt: skip
 
@@ -159,6 +160,12 @@ class Collection:
         found = self._assembled or Problem(sensors, self.blocks, consume=True)
         self.blocks, self.tracks, self._assembled = [], 0, None
         return found
+
+
+def _neighbours_together(sensor: Array) -> Array:
+    """An order of tracks (tracks, hits) in which those that share sensors, and so blocks, follow each other."""
+    first = sensor[:, : min(2, sensor.shape[1])]
+    return np.lexsort(first.T[::-1]) if first.size else np.arange(len(sensor))
 
 
 def _summed(values: Array) -> Tensor:

@@ -25,6 +25,7 @@ def accumulate(
     metric: Array,
     jacobian: Array,
     moves: Array,
+    order: Array,
     first: int,
     tracks_before: int,
     share: tuple[int, int],
@@ -36,12 +37,13 @@ def accumulate(
     hits: Array,
     width: tuple[int, ...],
 ) -> int:
-    """Add tracks from `first` on, as long as there is room for their blocks.
+    """Add tracks from the `first` in an order on, as long as there is room for their blocks.
 
     Args:
         sensor, is_hit, slope, arm, force, noise, metric: of a `Block`.
         jacobian: ∂Φ/∂Θ (sensors, 9, dof), 0 for what is fixed.
         moves: sensors with anything free (sensors,).
+        order: of the tracks (tracks,).
         tracks_before: tracks added by earlier blocks; the track's number makes the signs of its noise.
         share: (k, n): only rows of blocks k, k + n, k + 2n … and only these sensors' gradients.
         table, values, used: of `PairBlocks`.
@@ -51,16 +53,16 @@ def accumulate(
         width: as long as there are dof.
 
     Returns:
-        The first track that was not added.
+        Where in the order it stopped.
     """
     n = sensor.shape[1]
     change, half = np.zeros((n, 2, len(width))), np.zeros((2, len(width)))
     column, rows = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
     where, sign = np.zeros((n, n), dtype=np.int64), np.zeros(draws.shape[2])
-    for t in range(first, len(sensor)):
+    for turn in range(first, len(order)):
         if used[0] + n * (n - 1) // 2 > len(values):
-            return t
-        count = 0
+            return turn
+        t, count = order[turn], 0
         for h in range(n):
             own = metric[t, 2 * h, 2 * h] + metric[t, 2 * h + 1, 2 * h + 1]
             if is_hit[t, h] and not own <= 0:
@@ -87,7 +89,7 @@ def accumulate(
                     add_pair(a, b, column, change, metric[t], target, half, width)
                 if a != b and rows[a] >= rows[b]:  # its transpose, or both for two hits of one sensor
                     add_pair(b, a, column, change, metric[t], target, half, width)
-    return len(sensor)
+    return len(order)
 
 
 @compiled

@@ -15,7 +15,7 @@ from alignnet.geometry.detector import Detector
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers import assembled
 from alignnet.solvers.assembled import N_DRAWS, AssembledProblem, Collection
-from alignnet.solvers.assembly import signs
+from alignnet.solvers.assembly import places, signs
 from alignnet.solvers.hessian import Problem
 from alignnet.solvers.levels import level, level_matrix
 from alignnet.solvers.linearised import Block, linearise
@@ -136,14 +136,8 @@ def test_blocks_of_pairs_survive_growth_and_sorting():
         pairs.make_room(1)
         where = i
         if i != j:
-            assembled.assembly.places(
-                2,
-                np.array([i, j]),
-                (0, 1),
-                pairs.table,
-                pairs.used,
-                slots := np.zeros((2, 2), dtype=np.int64),
-            )
+            slots = np.zeros((2, 2), dtype=np.int64)
+            places(2, np.array([i, j]), (0, 1), pairs.table, pairs.used, slots)
             where = slots[0, 1]
         block = generator.standard_normal((2, 2))
         pairs.values[where] = block + block.T if i == j else block

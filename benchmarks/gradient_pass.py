@@ -139,7 +139,6 @@ def fused(sample: Sample, threads: int, repeat: int) -> Speed:
 
 def eager_step(sample: Sample, fit: Fit) -> tuple[torch.Tensor, torch.Tensor]:
     """Residuals after one fit step, and the gradient of Σχ², by tensors and autograd."""
-    sample.loss.compiled_fit = lambda *arguments: None
     planes = sample.sensors.planes(sample.batch.uv, sample.batch.sensor)
     fit = sample.loss.refit(planes.detach(), fit, sample.batch, 1)
     chi2 = sample.loss.at(planes, fit, sample.batch)

@@ -162,15 +162,16 @@ def _read_one(
     rows = detector.rows(sensor_id)
     known = f"a sensor_id of detector {detector.name}"
     table.origin.require("hit_sensor", rows >= 0, sensor_id, known, offset)
-    hits = {branch: _hit_column(table, branch, count) for branch in (*PER_HIT, *TRUTH_HIT) if branch in table}
+    uv, sigma = (_hit_columns(table, PER_HIT[k : k + 2], count) for k in (0, 2))
+    truth_uv = _truth_hits(table, count)
     columns = {name: table.numbers(name, *PER_TRACK[name]) for name in PER_TRACK if name in table}
     tracks = Tracks(
         event=_events(table, shift, several),
         offset=offset,
         sensor=rows.astype(np.int64),
-        uv=np.stack([hits["hit_u"], hits["hit_v"]], -1),
-        sigma=np.stack([hits["hit_sigma_u"], hits["hit_sigma_v"]], -1),
-        truth=_truth(table, hits),
+        uv=uv,
+        sigma=sigma,
+        truth=_truth(table) | truth_uv,
         **columns,
     )
     check_tracks(tracks, table.origin, min_hits=0)
@@ -186,6 +187,14 @@ def _refuse_short(table: Table, count: Array) -> None:
             "leave such tracks out with data.short_tracks=drop"
         )
         raise table.origin.error("hit_sensor", row, f"{count[row]} hits", expected)
+
+
+def _hit_columns(table: Table, branches: Sequence[str], count: Array) -> Array:
+    """Columns of hits side by side (hits, columns), one read at a time: they are most of a file."""
+    out = np.empty((int(count.sum()), len(branches)))
+    for k, branch in enumerate(branches):
+        out[:, k] = _hit_column(table, branch, count)
+    return out
 
 
 def _hit_column(table: Table, branch: str, count: Array) -> Array:
@@ -208,15 +217,14 @@ def _events(table: Table, shift: int, several: bool) -> Array:
     return event + shift
 
 
-def _truth(table: Table, hits: dict[str, Array]) -> dict[str, Array]:
-    truth = {
-        name.removeprefix("truth_"): table.numbers(name, *TRUTH[name]) for name in TRUTH if name in table
-    }
-    present = [branch for branch in TRUTH_HIT if branch in hits]
+def _truth(table: Table) -> dict[str, Array]:
+    return {name.removeprefix("truth_"): table.numbers(name, *TRUTH[name]) for name in TRUTH if name in table}
+
+
+def _truth_hits(table: Table, count: Array) -> dict[str, Array]:
+    present = [branch for branch in TRUTH_HIT if branch in table]
     if len(present) == 1:
         raise SchemaError(
             f"{table.origin.path}: tree tracks has {present[0]} alone, expected both of {TRUTH_HIT} or none"
         )
-    if present:
-        truth["hit_uv"] = np.stack([hits[branch] for branch in TRUTH_HIT], -1)
-    return truth
+    return {"hit_uv": _hit_columns(table, TRUTH_HIT, count)} if present else {}

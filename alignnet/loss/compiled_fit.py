@@ -1,98 +1,104 @@
-"""Fits of large batches by compiled kernels, where these apply, and when a compiler is worth waiting for.
-
-The kernels take rows that are independent of each other, float64, on a CPU. Their answer is that of
-`physics.trackfit` to rounding. A process that has not met them yet works with tensors until that took about
-as long as the compiler will; what is compiled is kept on disk.
-"""
+"""Where `HelixChi2.fit` runs compiled, and the way there and back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from alignnet.data.batch import Batch
 from alignnet.geometry.plane import Plane
+from alignnet.loss import fit_kernel as fk
+from alignnet.loss.noise import _MOMENTUM_LIMITS, NoiseModel
 from alignnet.physics.helix import Helix
+from alignnet.physics.jit import in_threads, shares
+from alignnet.physics.whitening import Whitening
 
-Answer = TypeVar("Answer")
+if TYPE_CHECKING:
+    from alignnet.loss.chi2 import HelixChi2
 
-PAYS_AFTER = 300_000
-"""Tracks that tensors take in about as much time as the compiler does."""
-LARGE = 2048
-"""Tracks of a batch for which there is a choice; smaller ones are always left to tensors."""
-_PART = 4096  # tracks of a part, whole tiles
-
-
-def is_compiled(kernel: Any) -> bool:
-    """Whether a kernel is in this process, or on disk from another one."""
-    if kernel.signatures:
-        return True
-    module = kernel.py_func.__module__.rpartition(".")[2]
-    return any(Path(kernel.stats.cache_path).glob(f"{module}.{kernel.__name__}-*.nbi"))
+_KINDS = {"none": fk.NONE, "diagonal": fk.DIAGONAL, "full": fk.FULL}
 
 
-def in_threads(task: Callable[[int], Answer], count: int, threads: int) -> list[Answer]:
-    """Answers of a task for 0 … count − 1, in order."""
-    if threads == 1 or count == 1:
-        return [task(number) for number in range(count)]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(task, range(count)))
+def applies(loss: HelixChi2, batch: Batch) -> bool:
+    """Whether a batch can be fitted by compiled loops: on a CPU, in float64, track by track."""
+    plain = type(loss.noise) is NoiseModel and loss.vertex != "fitted" and loss.dtype == torch.float64
+    return plain and batch.uv.device.type == "cpu" and batch.uv.dtype == torch.float64
 
 
-class CompiledFit:
-    """Gauss–Newton steps of tracks; counts the tracks that it has left to tensors."""
+def fitted(loss: HelixChi2, planes: Plane, batch: Batch) -> fk.Fitted:
+    """The batch's tracks, fitted."""
+    measured, model = _measured(loss, planes, batch), _model(loss)
+    tracks, hits = batch.is_hit.shape
+    full, rows = (tracks if model.kind == fk.FULL else 0), 2 * hits
+    out = fk.Fitted(
+        state=np.zeros((tracks, 7)),
+        factor=np.zeros((full, rows, rows)),
+        inverse_sigma=np.zeros((tracks - full, rows)),
+        vertex_factor=np.zeros((tracks, 2, 2)),
+        vertex_inverse=np.zeros((tracks, 2)),
+        axes=np.zeros((tracks, 3, 3)),
+        ok=np.zeros(tracks, dtype=np.bool_),
+        s=np.zeros((tracks, hits)),
+    )
+    in_threads(lambda first, last: fk.fit_tracks(measured, model, out, first, last), shares(tracks))
+    return out
 
-    def __init__(self) -> None:
-        self.seen = 0
 
-    def __call__(
-        self, helix: Helix, planes: Plane, inverse_sigma: Tensor, near: Tensor | None, steps: int, bend: bool
-    ) -> tuple[Helix, Tensor, Tensor] | None:
-        """The tracks after `steps`, where their hits determine them, and path lengths; or None: use tensors.
+def helix_of(out: fk.Fitted) -> Helix:
+    """The tracks' states."""
+    state = torch.from_numpy(out.state)
+    return Helix(state[:, :3], state[:, 3:6], state[:, 6])
 
-        Args:
-            helix: states (tracks,).
-            planes: through the measured positions (tracks, planes).
-            inverse_sigma: 1/σ of the rows (tracks, 2 · planes), 0 for padding [1/cm].
-            near: path lengths to start from (tracks, planes) [cm].
-            steps: how many.
-            bend: whether ω is fitted.
-        """
-        if not self._applies(helix):
-            return None
-        from alignnet.loss import gradient_kernels as kernels
 
-        s = torch.zeros_like(planes.origin[..., 0]) if near is None else near.clone()
-        state = torch.cat([helix.position, helix.direction, helix.omega[:, None]], 1)
-        poses = torch.stack(planes[:3], 1)
-        found = torch.zeros(len(state), dtype=torch.int64)
-        edges = [*range(0, len(state), _PART), len(state)]
+def whitenings_of(out: fk.Fitted, loss: HelixChi2) -> tuple[Whitening, Whitening | None]:
+    """Weights of the rows of hits and, where there is one, of the vertex."""
+    model = _model(loss)
+    hits = _whitening(model.kind, out.inverse_sigma, out.factor)
+    return hits, _whitening(
+        model.vertex_kind, out.vertex_inverse, out.vertex_factor
+    ) if model.vertex else None
 
-        def part(number: int) -> None:
-            own = slice(edges[number], edges[number + 1])
-            kernels.refit(
-                state[own].numpy(), s[own].numpy(), inverse_sigma[own].numpy(), poses[own].numpy(), steps,
-                float(bend), found[own].numpy(),
-            )  # fmt: skip
 
-        in_threads(part, len(edges) - 1, torch.get_num_threads())
-        if (found >= kernels.MISSED).any():
-            return None
-        return Helix(state[:, :3], state[:, 3:6], state[:, 6]), found == kernels.DETERMINED, s
+def _whitening(kind: int, inverse_sigma: np.ndarray, factor: np.ndarray) -> Whitening:
+    if kind == fk.FULL:
+        return Whitening(None, torch.from_numpy(factor))
+    return Whitening(torch.from_numpy(inverse_sigma), None)
 
-    def _applies(self, helix: Helix) -> bool:
-        omega = helix.omega
-        if len(omega) < LARGE or omega.dtype != torch.float64 or omega.device.type != "cpu":
-            return False
-        from alignnet.loss import (
-            gradient_kernels as kernels,
-        )  # numba takes long to load: only when it is needed
 
-        if self.seen < PAYS_AFTER and not is_compiled(kernels.refit):
-            self.seen += len(omega)
-            return False
-        return True
+def _model(loss: HelixChi2) -> fk.Model:
+    noise = loss.noise
+    return fk.Model(
+        radius=noise.radius.numpy(),
+        cylinder_x_over_x0=noise.cylinder_x_over_x0.numpy(),
+        b_z=float(loss.b_z),
+        n_parameters=loss.n_parameters,
+        kind=_KINDS[noise.kind] if noise.needs_momentum else fk.NONE,
+        vertex_kind=_KINDS[noise.kind],
+        log_term=bool(noise.log_term),
+        energy_loss=bool(noise.energy_loss and noise.b_z),
+        systematic=float(noise.systematic) ** 2,
+        low=_MOMENTUM_LIMITS[0],
+        high=_MOMENTUM_LIMITS[1],
+        vertex=loss.vertex == "given",
+        iterations=int(loss.iterations),
+    )
+
+
+def _measured(loss: HelixChi2, planes: Plane, batch: Batch) -> fk.Measured:
+    noise, p = loss.noise, batch.p
+    if noise.needs_momentum and not noise.b_z:
+        p = noise.momenta(Helix(batch.vertex, batch.vertex, batch.p), batch)
+    x = noise.x_over_x0.index_select(0, batch.sensor.flatten()).view_as(batch.sensor)
+    return fk.Measured(
+        *(_plain(field) for field in planes),
+        *map(_plain, (batch.is_hit, batch.sigma.square(), x, batch.outward, batch.vertex, batch.vertex_cov)),
+        *map(_plain, (batch.has_vertex, p, batch.mass, batch.crossed)),
+    )
+
+
+def _plain(tensor: Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().contiguous().numpy()
+    return array

@@ -1,7 +1,7 @@
 """Fit steps, χ² and the forces on sensors over many tracks, from kernels that take 32 tracks at a time.
 
 `sweep` reads stored tracks and a table of sensors' poses, and adds to a table of their forces; no two threads
-share one. `refit` takes tracks and planes as tensors have them.
+share one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from alignnet.loss.lane_kernels import (
     LANES,
     NDF,
     NORMAL,
-    OMEGA,
     PLANES,
     POSE_ROWS,
     REACH,
@@ -36,8 +35,6 @@ FORCE_ROWS = 8
 """Numbers of a sensor's force: along u, v, w, then the moments about them; a cache line."""
 TOTALS = 4
 """Sums of a sweep: c χ², c ν, usable tracks, those left out."""
-DETERMINED, MISSED = 1, 2
-"""What `refit` says of a track, added: its hits determine it; its path misses a plane."""
 _NEAR = 1e-2  # [cm] Σ|ds| from which a last step along the tangent is exact
 _SEARCH = 12
 
@@ -184,55 +181,3 @@ def residuals(tiles: Array, sensors: Array, table: Array, n_planes: int, found: 
             for i in range(LANES):
                 found[number, k, 0, i] = work[at + i] - tile[hit + i]
                 found[number, k, 1, i] = work[at + LANES + i] - tile[hit + LANES + i]
-
-
-@compiled
-def load(
-    first: int, count: int, state: Array, s: Array, pulls: Array, poses: Array, tile: Array, work: Array
-) -> None:
-    """A tile, with its poses, of tracks from `first` on; the last of them again in lanes that are left."""
-    n_planes = s.shape[1]
-    for i in range(LANES):
-        t = first + min(i, count - 1)
-        for j in range(OMEGA + 1):
-            tile[j * LANES + i] = state[t, j]
-        for k in range(n_planes):
-            hit, pose = (PLANES + HIT_ROWS * k) * LANES + i, (WORK + POSE_ROWS * k) * LANES + i
-            tile[hit], tile[hit + LANES], tile[hit + 2 * LANES] = s[t, k], 0.0, 0.0
-            tile[hit + 3 * LANES], tile[hit + 4 * LANES] = pulls[t, 2 * k], pulls[t, 2 * k + 1]
-            for j in range(POSE_ROWS):
-                work[pose + j * LANES] = poses[t, j // 3, k, j % 3]
-        tile[USABLE * LANES + i] = 1.0
-
-
-@compiled
-def refit(state: Array, s: Array, pulls: Array, poses: Array, steps: int, bend: float, found: Array) -> None:
-    """Fit steps of tracks to planes through their measured positions.
-
-    Args:
-        state: position, direction and ω (tracks, 7), updated.
-        s: path lengths (tracks, planes), updated.
-        pulls: 1/σ of the rows (tracks, 2 · planes).
-        poses: origins, u and v (tracks, 3, planes, 3).
-        steps: how many.
-        bend: 1.0, or 0.0 where ω is not fitted.
-        found: `DETERMINED` and `MISSED` of each track (tracks,), int64, set.
-    """
-    n_planes = s.shape[1]
-    tile, work = np.zeros((PLANES + HIT_ROWS * n_planes) * LANES), work_space(n_planes)
-    for first in range(0, len(state), LANES):
-        count = min(LANES, len(state) - first)
-        load(first, count, state, s, pulls, poses, tile, work)
-        for i in range(count):
-            found[first + i] = 0
-        for _ in range(steps):
-            fit_step(n_planes, tile, work, bend)
-            for i in range(count):
-                if not work[REACH * LANES + i] < FOUND:
-                    found[first + i] = MISSED
-        for i in range(count):
-            found[first + i] += DETERMINED if tile[USABLE * LANES + i] > 0.0 else 0
-            for j in range(OMEGA + 1):
-                state[first + i, j] = tile[j * LANES + i]
-            for k in range(n_planes):
-                s[first + i, k] = tile[(PLANES + HIT_ROWS * k) * LANES + i]

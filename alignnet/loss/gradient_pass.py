@@ -24,11 +24,11 @@ from alignnet.geometry.plane import Plane
 from alignnet.loss import gradient_kernels as kernels
 from alignnet.loss import lane_kernels as rows
 from alignnet.loss import sensor_kernels
-from alignnet.loss.compiled_fit import PAYS_AFTER, in_threads, is_compiled
 from alignnet.loss.gradient_kernels import FORCE_ROWS, TOTALS
 from alignnet.loss.lane_kernels import POSE_ROWS
 from alignnet.loss.track_store import TrackStore
 from alignnet.physics import helix as hx
+from alignnet.physics.jit import PAYS_AFTER, in_threads, is_compiled
 from alignnet.physics.trackfit import derivatives, residuals, step
 from alignnet.sensors.parametrisation import Affine, RigidLocal
 from alignnet.sensors.sensor import SensorLayer
@@ -146,7 +146,7 @@ class _Forces:
             found = kernels.sweep(tiles[own], sensor[own], self.table, store.n_planes, steps, bend, forces)
             return torch.from_numpy(found)
 
-        for totals in in_threads(sweep, len(edges) - 1, threads):
+        for totals in in_threads(sweep, [(part,) for part in range(len(edges) - 1)], threads):
             self.totals += totals
 
     def gradient(self) -> Tensor:

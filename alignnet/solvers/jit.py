@@ -1,16 +1,5 @@
-"""Loops that tensors cannot say well, compiled at their first call and kept on disk for the next process."""
+"""`compiled`, under the name by which solvers have it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function in machine code. Sums may be reordered; NaN and infinities are kept."""
-    made: Callable[..., Any] = numba.njit(cache=True, fastmath={"contract", "reassoc", "nsz", "arcp"})(
-        function
-    )
-    return made
+from alignnet.physics.jit import compiled as compiled

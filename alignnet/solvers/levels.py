@@ -22,6 +22,7 @@ from torch import Tensor
 from alignnet.geometry.detector import Detector
 from alignnet.sensors.hierarchy import theta_motions, volume_motions
 from alignnet.sensors.sensor import SensorLayer
+from alignnet.solvers.assembled import AssembledProblem
 from alignnet.solvers.hessian import Problem, all_reduced
 from alignnet.solvers.linearised import Block
 from alignnet.solvers.pcg import BlockJacobi
@@ -180,13 +181,15 @@ def level_matrix(problem: Problem, level: Level) -> Tensor:
     hits·motions), and its metric turns that into one small dense matrix, scattered by volume. The coupling of
     tracks through a fitted origin is left out: this matrix only preconditions.
     """
-    n = level.n_groups * level.basis.shape[-1]
+    n, prior = level.n_groups * level.basis.shape[-1], torch.diag(level.weight.repeat(level.n_groups))
+    if isinstance(problem, AssembledProblem):
+        return problem.between_volumes(level.basis, level.group, level.n_groups) + prior
     motions = problem.jacobian @ level.basis
     total = problem.free.new_zeros(n * n)
     for block in problem.blocks:
         for rows in torch.arange(len(block.sensor), device=total.device).split(_CHUNK):
             _add_tracks(total, n, block.take(rows, block.n_hits), motions, level.group)
-    return all_reduced(total).view(n, n) + torch.diag(level.weight.repeat(level.n_groups))
+    return all_reduced(total).view(n, n) + prior
 
 
 def _add_tracks(total: Tensor, n: int, block: Block, motions: Tensor, group: Tensor) -> None:

@@ -29,6 +29,7 @@ from alignnet.loss.chi2 import Fit, HelixChi2
 from alignnet.physics import helix as hx
 from alignnet.physics.trackfit import residuals, solve
 from alignnet.sensors.sensor import SensorLayer
+from alignnet.solvers import compiled_linear
 
 
 class Block(NamedTuple):
@@ -134,6 +135,14 @@ def linearise_at(
 ) -> Block:
     """The linearised problem at a given fit; `weight` is that of its tracks, where it is known already."""
     scale = loss.at(planes, fit, batch).weight if weight is None else weight
+    if compiled_linear.applies(loss, fit, batch):
+        epsilon = _standard_normal(
+            scale.new_empty(len(scale), compiled_linear.rows_of(fit, batch)), batch, seed
+        )
+        computed = compiled_linear.linear(loss, sensors, planes, fit, batch, scale, epsilon)
+        origins = scale.new_zeros(len(scale), 0, 3), scale.new_zeros(0, 3, 3)
+        stored = [t.to(dtype) for t in (*computed, *origins)]
+        return Block._make([batch.sensor, batch.is_hit, *stored[:5], batch.event, *stored[5:]])
     r, j, a = loss.rows(planes, fit, batch)
     r, j = _used(r, scale), _used(j, scale)
     projected = _used(_projected_rows(fit, j), scale)  # P L⁻¹, (tracks, rows, 2·hits)

@@ -21,6 +21,7 @@ from alignnet.geometry.detector import Detector
 from alignnet.sensors.hierarchy import theta_motions
 from alignnet.sensors.parametrisation import RigidLocal
 from alignnet.sensors.sensor import SensorLayer
+from alignnet.solvers.assembled import Collection
 from alignnet.solvers.hessian import Problem
 from alignnet.solvers.levels import Hierarchical, Level, Preconditioner, level, prior_weight
 from alignnet.solvers.linearised import Block
@@ -193,7 +194,7 @@ class GaussNewton(torch.optim.Optimizer):
         self.level_priors = {name: _pair(name, sigma) for name, sigma in (levels or {}).items()}
         self.sensor_prior = _pair("sensor", sensor_prior)
         self.min_hits, self.tolerance, self.max_iterations = min_hits, tolerance, max_iterations
-        self.blocks: list[Block] = []
+        self.tracks = Collection()
         self._sensors: SensorLayer | None = None
         self._levels: list[Level] = []
         self.report: StepReport | None = None
@@ -222,12 +223,13 @@ class GaussNewton(torch.optim.Optimizer):
 
     def add(self, block: Block) -> None:
         """Add linearised tracks to the next step."""
-        self.blocks.append(block)
+        assert self._sensors is not None
+        self.tracks.add(self._sensors, block)
 
     def system(self) -> tuple[Hierarchical, Preconditioner]:
         """The linear system of the tracks added so far, which are then forgotten."""
         assert self._sensors is not None
-        problem = Problem(self._sensors, self.blocks, consume=True)
+        problem = self.tracks.problem(self._sensors)
         moves = problem.hits() >= self.min_hits
         hierarchy = Hierarchical(
             problem, self._levels, prior_weight(self.sensor_prior), moves, self._own_basis()

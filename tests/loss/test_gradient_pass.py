@@ -12,9 +12,8 @@ from torch import Tensor
 
 from alignnet.data.batch import Batch
 from alignnet.errors import ConfigError
-from alignnet.loss import compiled_fit, gradient_pass, lane_kernels
+from alignnet.loss import gradient_pass, lane_kernels
 from alignnet.loss.chi2 import HelixChi2
-from alignnet.loss.compiled_fit import CompiledFit
 from alignnet.loss.gradient_pass import Gradient, GradientPass
 from alignnet.loss.lane_kernels import LANES
 from alignnet.loss.track_store import TrackStore
@@ -320,38 +319,3 @@ def test_nobody_waits_for_a_compiler_before_it_pays(monkeypatch):
         passing(store)
     assert taken == [False, False, True]
     assert len(store) in range(50, 100)
-
-
-def refits(monkeypatch, large: int) -> None:
-    """Batches of so many tracks are for the kernels."""
-    monkeypatch.setattr(compiled_fit, "LARGE", large)
-    monkeypatch.setattr(compiled_fit, "is_compiled", lambda kernel: True)
-
-
-@pytest.mark.parametrize(("place", "noise", "vertex"), [*MODELS, ("barrel", "full", "given")])
-def test_the_cost_of_large_batches_and_its_gradient_do_not_change(place, noise, vertex, monkeypatch):
-    detector, source = PLACES[place]
-    batch, results = batch_of(noisy(detector, source), detector), []
-    for large in (10**9, 1):
-        refits(monkeypatch, large)
-        sensors, loss = moved(detector), loss_of(detector, noise, vertex)
-        chi2 = loss(sensors, batch)
-        loss.cost(chi2).backward()
-        results.append((chi2, sensors.theta.grad))
-    (plain, one), (fast, other) = results
-    assert (plain.residual - fast.residual).abs().max() < 1e-4 * HUNDREDTH_MICRON
-    assert torch.allclose(plain.track, fast.track, rtol=1e-9)
-    assert torch.allclose(plain.vertex, fast.vertex, rtol=1e-9, atol=1e-12)
-    assert torch.equal(plain.fit.ok, fast.fit.ok)
-    assert (one - other).norm() < 1e-9 * one.norm()
-
-
-def test_a_batch_with_a_path_that_misses_a_plane_is_left_to_tensors(monkeypatch):
-    refits(monkeypatch, 1)
-    _, batch, store = stored()
-    planes = SensorLayer.of(BARREL).planes(batch.uv, batch.sensor).detach()
-    pulls = batch.sigma.reciprocal().flatten(1)
-    helix = store.helix
-    assert CompiledFit()(helix, planes, pulls, None, 1, True) is not None
-    helix.omega[5] = 3.0
-    assert CompiledFit()(helix, planes, pulls, None, 1, True) is None

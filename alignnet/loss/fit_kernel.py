@@ -1,0 +1,277 @@
+"""`HelixChi2.fit` for one track at a time, compiled: seed, rough fit, weights, steps with these weights."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from alignnet.physics import material_kernel as mk
+from alignnet.physics import track_kernels as tk
+from alignnet.physics.jit import Array, compiled
+from alignnet.physics.seed_kernel import seed_state
+from alignnet.units import CURVATURE
+
+NONE, DIAGONAL, FULL = 0, 1, 2
+
+
+class Measured(NamedTuple):
+    """What a batch's tracks are fitted to; dimensions (tracks), (hits)."""
+
+    origin: Array  # planes through the measured positions (tracks, hits, 3) [cm]
+    u: Array
+    v: Array
+    normal: Array
+    is_hit: Array
+    variance: Array  # of the intrinsic resolution (tracks, hits, 2) [cm²]
+    x_over_x0: Array  # of the hits' sensors (tracks, hits)
+    outward: Array
+    vertex: Array
+    vertex_cov: Array
+    has_vertex: Array
+    p: Array  # [GeV/c]; NaN where the fit must tell
+    mass: Array
+    crossed: Array  # (tracks, cylinders)
+
+
+class Model(NamedTuple):
+    """How they are fitted."""
+
+    radius: Array  # cylinders (cylinders,) [cm]
+    cylinder_x_over_x0: Array
+    b_z: float
+    n_parameters: int
+    kind: int  # NONE, DIAGONAL or FULL: of the hits' rows
+    vertex_kind: int  # of the vertex' rows
+    log_term: bool
+    energy_loss: bool
+    systematic: float  # [cm²], added to the variance
+    low: float  # limits of a fitted momentum [GeV/c]
+    high: float
+    vertex: bool
+    iterations: int
+
+
+class Fitted(NamedTuple):
+    """What comes out; weights are a matrix or one number a row, the other of the two is empty."""
+
+    state: Array  # (tracks, 7)
+    factor: Array  # L⁻¹ (tracks, 2·hits, 2·hits)
+    inverse_sigma: Array  # (tracks, 2·hits)
+    vertex_factor: Array  # (tracks, 2, 2)
+    vertex_inverse: Array  # (tracks, 2)
+    axes: Array  # of the vertex' rows (tracks, 3, 3)
+    ok: Array
+    s: Array  # (tracks, hits)
+
+
+class Room(NamedTuple):
+    """Room for one track."""
+
+    columns: Array  # its hits
+    s: Array
+    raw: Array  # derivatives and residual of each row (rows, 6)
+    rows: Array  # the same, whitened
+    covariance: Array
+    weights: Array  # L⁻¹, or 1/σ on the diagonal
+    axes: Array
+    lever: Array
+    sums: Array
+    frame: Array
+    vertex_frame: Array
+    x: Array
+    t: Array
+    delta: Array
+    normal: Array
+    two: Array
+
+
+@compiled
+def fit_tracks(measured: Measured, model: Model, out: Fitted, first: int, last: int) -> None:
+    """Fit tracks first … last − 1; those that are not determined keep what was reached, without weights."""
+    n = measured.is_hit.shape[1]
+    room = Room(
+        np.zeros(n, dtype=np.int64), np.zeros(n), np.zeros((2 * n + 2, 6)), np.zeros((2 * n + 2, 6)),
+        np.zeros((2 * n, 2 * n)), np.zeros((2 * n, 2 * n)), np.zeros((n, 2, 2)), np.zeros((3, n)),
+        np.zeros((2, n, n)), np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(3), np.zeros(3), np.zeros(5),
+        np.zeros((6, 6)), np.zeros((2, 2)),
+    )  # fmt: skip
+    for t in range(first, last):
+        count = 0
+        for h in range(n):
+            if measured.is_hit[t, h]:
+                room.columns[count] = h
+                count += 1
+        out.ok[t] = count > 0 and _fit_track(t, count, measured, model, out, room)
+        _finish(t, count, measured, out, room)
+
+
+@compiled
+def _fit_track(t: int, n: int, measured: Measured, model: Model, out: Fitted, room: Room) -> bool:
+    q, index, good = out.state[t], room.columns, True
+    seed_state(measured.origin[t], index, n, measured.outward[t], model.b_z, q)
+    for i in range(n):
+        h = index[i]
+        room.s[i] = tk.line_to_plane(q, measured.origin[t, h], measured.normal[t, h])
+    _raw_rows(t, n, 5, q, measured, room)
+    for i in range(n):
+        for k in range(2):
+            weight = 1 / math.sqrt(measured.variance[t, index[i], k])
+            for c in range(6):
+                room.rows[2 * i + k, c] = weight * room.raw[2 * i + k, c]
+    good = tk.gauss_newton(room.rows, 2 * n, model.n_parameters, room.normal, room.delta)
+    tk.update(q, room.frame, room.delta)
+    for i in range(n):
+        h = index[i]
+        room.s[i] = tk.path_to_plane(q, measured.origin[t, h], measured.normal[t, h], room.s[i], 2)
+    if not good or not _weigh(t, n, q, measured, model, room):
+        return False
+    if model.vertex:
+        _weigh_vertex(t, q, measured, model, out, room)
+    for _ in range(model.iterations):
+        _raw_rows(t, n, 2, q, measured, room)
+        _whiten(n, model.kind == FULL, room)
+        used = 2 * n
+        if model.vertex and measured.has_vertex[t]:
+            _vertex_rows(t, q, used, model.vertex_kind == FULL, measured, out, room)
+            used += 2
+        good = tk.gauss_newton(room.rows, used, model.n_parameters, room.normal, room.delta) and good
+        tk.update(q, room.frame, room.delta)
+    return good
+
+
+@compiled
+def _raw_rows(t: int, n: int, steps: int, q: Array, measured: Measured, room: Room) -> None:
+    """Derivatives and residuals of all hits where the track crosses their planes."""
+    tk.frame(q[3:6], room.frame)
+    for i in range(n):
+        h = room.columns[i]
+        origin, normal = measured.origin[t, h], measured.normal[t, h]
+        room.s[i] = tk.path_to_plane(q, origin, normal, room.s[i], steps)
+        tk.rows_of_plane(
+            q, room.frame, room.s[i], origin, measured.u[t, h], measured.v[t, h], normal, room.raw[2 * i :]
+        )
+
+
+@compiled
+def _whiten(n: int, correlated: bool, room: Room) -> None:
+    for a in range(2 * n):
+        for c in range(6):
+            room.rows[a, c] = 0.0
+        for b in range(0 if correlated else a, a + 1):
+            weight = room.weights[a, b]
+            for c in range(6):
+                room.rows[a, c] += weight * room.raw[b, c]
+
+
+@compiled
+def _weigh(t: int, n: int, q: Array, measured: Measured, model: Model, room: Room) -> bool:
+    """The weights of the hits' rows; whether there are any."""
+    covariance, sums = room.covariance, room.sums
+    for i in range(2 * n):
+        for j in range(i + 1):
+            covariance[i, j] = 0.0
+        covariance[i, i] = measured.variance[t, room.columns[i // 2], i % 2] + model.systematic
+    if model.kind != NONE:
+        for i in range(n):
+            for j in range(i + 1):
+                sums[0, i, j] = sums[1, i, j] = 0.0
+        _scatter(t, n, q, measured, model, room)
+        mk.add_covariance(sums, room.axes, n, covariance)
+    if model.kind == FULL:
+        return bool(mk.invert_cholesky(covariance, 2 * n, room.weights))
+    good, any_weight = True, False
+    for i in range(2 * n):
+        weight = 1 / math.sqrt(covariance[i, i])
+        room.weights[i, i] = weight
+        good, any_weight = good and math.isfinite(weight), any_weight or weight > 0
+    return good and any_weight
+
+
+@compiled
+def _scatter(t: int, n: int, q: Array, measured: Measured, model: Model, room: Room) -> None:
+    """All scatterers of a track."""
+    p, mass, omega = measured.p[t], measured.mass[t], q[6]
+    if math.isnan(p):
+        p = min(max(abs(CURVATURE * model.b_z / omega), model.low), model.high)
+    for i in range(n):
+        h = room.columns[i]
+        normal = measured.normal[t, h]
+        tk.point_and_tangent(q, room.s[i], room.x, room.t)
+        tk.frame(room.t, room.vertex_frame)
+        mk.axes_in_plane(room.vertex_frame, room.t, measured.u[t, h], measured.v[t, h], normal, room.axes[i])
+        cosine = max(abs(tk.dot(room.t, normal)), 0.05)
+        angle, curvature = mk.widths(p, mass, omega, measured.x_over_x0[t, h] / cosine, model.log_term)
+        curvature = curvature if model.energy_loss else 0.0
+        mk.add_scatterer(room.s, n, room.s[i], omega, angle, curvature, room.lever, room.sums)
+    for c in range(len(model.radius)):
+        s = tk.path_to_cylinder(q, model.radius[c], room.x, room.t) if measured.crossed[t, c] else np.nan
+        if math.isfinite(s):
+            along = abs(room.x[0] * room.t[0] + room.x[1] * room.t[1])
+            x = model.cylinder_x_over_x0[c] / max(along / model.radius[c], 0.05)
+            angle, curvature = mk.widths(p, mass, omega, x, model.log_term)
+            curvature = curvature if model.energy_loss else 0.0
+            mk.add_scatterer(room.s, n, s, omega, angle, curvature, room.lever, room.sums)
+
+
+@compiled
+def _weigh_vertex(t: int, q: Array, measured: Measured, model: Model, out: Fitted, room: Room) -> None:
+    """Axes and weights of the vertex' rows."""
+    target, axes, two = measured.vertex[t], out.axes[t], room.two
+    tk.point_and_tangent(q, tk.path_to_axis(q, target[0], target[1]), room.x, axes[2])
+    tk.frame(axes[2], axes)
+    if not measured.has_vertex[t]:
+        return
+    for a in range(2):
+        for b in range(a + 1):
+            two[a, b] = 0.0
+            for i in range(3):
+                for j in range(3):
+                    two[a, b] += axes[a, i] * measured.vertex_cov[t, i, j] * axes[b, j]
+    if model.vertex_kind == FULL:
+        if not mk.invert_cholesky(two, 2, out.vertex_factor[t]):
+            out.vertex_factor[t] = 0.0
+    else:
+        out.vertex_inverse[t, 0], out.vertex_inverse[t, 1] = (
+            1 / math.sqrt(two[0, 0]),
+            1 / math.sqrt(two[1, 1]),
+        )
+
+
+@compiled
+def _vertex_rows(
+    t: int, q: Array, first: int, correlated: bool, measured: Measured, out: Fitted, room: Room
+) -> None:
+    """The two rows of the vertex, whitened, after the hits'."""
+    target, axes, raw, rows = measured.vertex[t], out.axes[t], room.raw, room.rows
+    s = tk.path_to_plane(q, target, axes[2], tk.line_to_plane(q, target, axes[2]), 5)
+    tk.rows_of_plane(q, room.frame, s, target, axes[0], axes[1], axes[2], raw[first:])
+    for c in range(6):
+        if correlated:
+            w = out.vertex_factor[t]
+            rows[first, c] = w[0, 0] * raw[first, c]
+            rows[first + 1, c] = w[1, 0] * raw[first, c] + w[1, 1] * raw[first + 1, c]
+        else:
+            rows[first, c] = out.vertex_inverse[t, 0] * raw[first, c]
+            rows[first + 1, c] = out.vertex_inverse[t, 1] * raw[first + 1, c]
+
+
+@compiled
+def _finish(t: int, n: int, measured: Measured, out: Fitted, room: Room) -> None:
+    """Weights and path lengths in the batch's own columns; a path to what is no hit starts anew."""
+    q = out.state[t]
+    for h in range(measured.is_hit.shape[1]):
+        if out.ok[t] and not measured.is_hit[t, h]:
+            origin, normal = measured.origin[t, h], measured.normal[t, h]
+            out.s[t, h] = tk.path_to_plane(q, origin, normal, tk.line_to_plane(q, origin, normal), 5)
+    for i in range(n if out.ok[t] else 0):
+        out.s[t, room.columns[i]] = room.s[i]
+        for k in range(2):
+            row = 2 * room.columns[i] + k
+            if out.factor.size:
+                for j in range(i + 1):
+                    for m in range(2):
+                        out.factor[t, row, 2 * room.columns[j] + m] = room.weights[2 * i + k, 2 * j + m]
+            else:
+                out.inverse_sigma[t, row] = room.weights[2 * i + k, 2 * i + k]

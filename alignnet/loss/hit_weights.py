@@ -1,0 +1,174 @@
+"""Weights of single hits: one wrong hit costs its track a hit, not the track.
+
+A hit of weight w has the intrinsic variance σ²/w, before the covariance V of its track is formed from it;
+scattering stays as it is. So w = 1 is the hit as it was, w = 0 a track without it, and the χ² of a fit and of
+the loss is rᵀV(w)⁻¹r with the same w, a constant of the step. With the kinks of the path as unknowns this is
+an M-estimate of path and hits together, as in Millepede's `outlierdownweighting` of broken lines.
+
+The weight follows from the pull x = √(t²/2) of the hit to the track *without* it (`leave_one_out`), which a
+wrong hit cannot hide by pulling its track along. x is above Millepede's thresholds 1.345 (Huber) and 2.3849
+(Cauchy) for 16 and 0.3 % of good hits; a single coordinate is in 18 and 1.7 % of the cases.
+
+Weights are found in passes over each track, every one followed by a fit. A wrong hit spoils what is expected
+of the good ones, but leaving it out lowers χ² more than leaving out any of these. So in the first pass the
+worst hit is left out, if it is beyond the threshold of a cut, in the second the two worst, and so on; hits
+may come back. In the last pass all hits get the weights of the kind in use.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from alignnet.data.batch import Batch
+from alignnet.errors import ConfigError
+from alignnet.geometry.plane import Plane
+from alignnet.loss.leave_one_out import pulls
+from alignnet.loss.robust import Weights, robust_weight
+from alignnet.physics.helix import Helix
+from alignnet.physics.trackfit import residuals
+from alignnet.physics.whitening import Whitening
+
+if TYPE_CHECKING:
+    from alignnet.loss.chi2 import Fit, HelixChi2
+
+_LEAST = 1e-8  # what a hit that is left out keeps until the last pass, so that it can come back
+
+
+class HitWeights(Weights):
+    """Weight of each hit by its pull to the track without it.
+
+    Args:
+        kind: "none", "huber", "cauchy", "cut", "huber_cauchy" or "huber_cut".
+        huber, cauchy, cut: thresholds c of each, in units of the pull; the last is that of the search, too.
+        quantile: which quantile of x² sets the scale while it is beyond that of good hits; null for none.
+        passes: over each track, one more than the wrong hits in it that are looked for.
+        switch_epoch: of a schedule.
+        max_lost: a track whose hits have lost more than this part of their weight is left out.
+        max_rejected: part of all hits' weight that may be lost.
+    """
+
+    def __init__(
+        self,
+        kind: str = "none",
+        huber: float = 1.345,
+        cauchy: float = 2.3849,
+        cut: float = 4.0,
+        quantile: float | None = 0.5,
+        passes: int = 4,
+        switch_epoch: int = 2,
+        max_lost: float = 0.5,
+        max_rejected: float = 0.333,
+    ) -> None:
+        super().__init__("loss.hit_weights", kind, quantile, switch_epoch, max_rejected)
+        self.thresholds = {"huber": huber, "cauchy": cauchy, "cut": cut}
+        for name, threshold in self.thresholds.items():
+            if not threshold > 0:
+                raise ConfigError(f"loss.hit_weights.{name} is {threshold}; expected a number > 0")
+        if passes < 1:
+            raise ConfigError(f"loss.hit_weights.passes is {passes}; expected at least 1")
+        if not 0 < max_lost <= 1:
+            raise ConfigError(f"loss.hit_weights.max_lost is {max_lost}; expected a part > 0, at most 1")
+        self.passes, self.max_lost = passes, max_lost
+
+    @property
+    def per_epoch(self) -> bool:
+        """Whether training measures one scale for an epoch."""
+        return self.kind != "none" and self.quantile is not None
+
+    @property
+    def active(self) -> bool:
+        """Whether hits may lose weight."""
+        return self.kind != "none" and self.scale != math.inf
+
+    @torch.no_grad()
+    def refit(self, loss: HelixChi2, planes: Plane, first: Fit, batch: Batch) -> Fit:
+        """The fit with the weights of its hits; tracks that keep all of their weight stay as they are.
+
+        Args:
+            loss: fits tracks.
+            planes: of the hits.
+            first: the fit with weights of 1.
+            batch: the hits.
+        """
+        fit, weight = first, torch.ones_like(batch.uv[..., 0])
+        for k in range(self.passes):
+            weight = self._weights(pulls(loss, planes, fit, batch), k)
+            last = k == self.passes - 1
+            held = weight if last else weight.clamp_min(_LEAST)
+            fit = reweighted(loss, planes, fit, batch, held)
+            fit = loss.refit(planes, fit, batch, loss.iterations if last else 1)
+        changed = ((weight < 1) & batch.is_hit).any(-1)
+        if first.origins is not None:  # which the tracks of an event share
+            together = torch.zeros(batch.n_events, dtype=torch.int64, device=changed.device)
+            changed = together.index_add_(0, batch.event, changed.long())[batch.event] > 0
+        return chosen(changed, fit, first, batch)
+
+    def weight_of_tracks(self, hit_weight: Tensor, is_hit: Tensor) -> Tensor:
+        """1 for a track that keeps enough of its hits' weight (tracks, hits), else 0; (tracks,)."""
+        kept = (hit_weight * is_hit).sum(-1) / is_hit.sum(-1).clamp_min(1)
+        return (kept >= 1 - self.max_lost).to(hit_weight)
+
+    def scale_of(self, quantile: float) -> float:
+        """The scale of x of which `self.quantile` of x² is this: of good hits, x² is exponential."""
+        assert self.quantile is not None
+        return max(1.0, math.sqrt(quantile / -math.log1p(-self.quantile)))
+
+    def _weights(self, x: Tensor, k: int) -> Tensor:
+        last = k == self.passes - 1
+        kind = self.now if last else "cut"
+        weight = robust_weight(kind, x / self._scale(x), self.thresholds[kind])
+        weight = torch.where(x.isnan(), 1.0, weight)
+        if last:
+            return weight
+        order = torch.argsort(x.nan_to_num(-1.0), dim=-1, descending=True, stable=True)
+        return torch.where(order.argsort(-1) <= k, weight, 1.0)
+
+    def _scale(self, x: Tensor) -> float:
+        if self.quantile is None:
+            return 1.0
+        if self.scale is not None:
+            return self.scale
+        found = float(x.square().nanquantile(self.quantile)) if x.numel() else math.nan
+        return self.scale_of(found) if math.isfinite(found) else 1.0
+
+
+def reweighted(loss: HelixChi2, planes: Plane, fit: Fit, batch: Batch, weight: Tensor) -> Fit:
+    """A fit with V formed anew at its tracks from these weights of hits (tracks, hits); not yet refitted."""
+    _, s = residuals(fit.helix, planes, fit.s)
+    whitening = loss.noise(fit.helix, planes, s, batch, weight)
+    return fit._replace(whitening=whitening, ok=fit.ok & whitening.usable, s=s, hit_weight=weight)
+
+
+def chosen(take: Tensor, one: Fit, other: Fit, batch: Batch) -> Fit:
+    """The first fit for the tracks of `take` (tracks,), the second for the rest; whole events where origins.
+
+    Args:
+        take: which tracks.
+        one, other: fits of the same batch, the second with weights of 1.
+        batch: of both.
+    """
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(take.view(-1, *[1] * (a.dim() - 1)), a, b)
+
+    def each(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+        return None if a is None or b is None else pick(a, b)
+
+    assert one.hit_weight is not None
+    origins = other.origins
+    if one.origins is not None and origins is not None:
+        events = torch.zeros(batch.n_events, 1, dtype=torch.bool, device=take.device)
+        events[batch.event[take]] = True
+        origins = origins._replace(position=torch.where(events, one.origins.position, origins.position))
+    return other._replace(
+        helix=Helix(*map(pick, one.helix, other.helix)),
+        whitening=Whitening(*map(each, one.whitening, other.whitening)),
+        origins=origins,
+        ok=pick(one.ok, other.ok),
+        s=each(one.s, other.s),
+        hit_weight=pick(one.hit_weight, torch.ones_like(one.hit_weight)),
+    )

@@ -30,7 +30,7 @@ class ConvergenceError(AlignnetError):
 
 
 class NotConvergedError(ConvergenceError):
-    """A training came to its last epoch before its answer had settled; what it found is written all the same."""
+    """A training came to its last epoch before its answer had settled; what it found is written."""
 
     exit_code = 3
 

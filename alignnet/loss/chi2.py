@@ -149,6 +149,13 @@ class HelixChi2(nn.Module):
     @torch.no_grad()
     def fit(self, planes: Plane, batch: Batch, start: Helix | None = None) -> Fit:
         """Fit tracks (and origins) to hits on these planes, weights included."""
+        fit = self.fit_without_hit_weights(planes, batch, start)
+        active = self.hit_weights.kind != "none" and batch.n_tracks
+        return self.hit_weights.refit(self, planes, fit, batch) if active else fit
+
+    @torch.no_grad()
+    def fit_without_hit_weights(self, planes: Plane, batch: Batch, start: Helix | None = None) -> Fit:
+        """`fit` with weights of 1."""
         helix = seed(planes.origin, batch.is_hit, batch.outward, self.b_z) if start is None else start
         origins = self._origins(batch)
         rough = Whitening.independent(
@@ -160,9 +167,7 @@ class HelixChi2(nn.Module):
         axes = self._vertex_axes(helix, batch)
         fit = Fit(helix, whitening, self._vertex_whitening(axes, batch), axes, origins, ok, s)
         fit = fit._replace(ok=fit.ok & whitening.usable)
-        fit = self.refit(planes, fit, batch, self.iterations)
-        active = self.hit_weights.active and batch.n_tracks
-        return self.hit_weights.refit(self, planes, fit, batch) if active else fit
+        return self.refit(planes, fit, batch, self.iterations)
 
     @torch.no_grad()
     def refit(self, planes: Plane, fit: Fit, batch: Batch, iterations: int) -> Fit:

@@ -6,18 +6,24 @@ the loss is rᵀV(w)⁻¹r with the same w, a constant of the step. With the kin
 an M-estimate of path and hits together, as in Millepede's `outlierdownweighting` of broken lines.
 
 The weight follows from the pull x = √(t²/2) of the hit to the track *without* it (`leave_one_out`), which a
-wrong hit cannot hide by pulling its track along. x is above Millepede's thresholds 1.345 (Huber) and 2.3849
-(Cauchy) for 16 and 0.3 % of good hits; a single coordinate is in 18 and 1.7 % of the cases.
+wrong hit cannot hide by pulling its track along. For good hits x² is exponential with mean 1, so that x is
+above Millepede's thresholds 1.345 (Huber) and 2.3849 (Cauchy) for 16 and 0.3 % of them; a single coordinate
+is in 18 and 1.7 % of the cases.
 
-Weights are found in passes over each track, every one followed by a fit. A wrong hit spoils what is expected
-of the good ones, but leaving it out lowers χ² more than leaving out any of these. So in the first pass the
-worst hit is left out, if it is beyond the threshold of a cut, in the second the two worst, and so on; hits
-may come back. In the last pass all hits get the weights of the kind in use.
+A wrong hit spoils what is expected of the good ones, but leaving it out lowers χ² more than leaving out any
+of these. So hits are searched in passes, each followed by a fit: in the first the worst hit is left out, if
+it is beyond the threshold of a cut, in the second the two worst, and so on; hits may come back. Then all
+hits get the weights of the kind in use.
+
+Where sensors are off by much more than the resolution, every pull is large. For the search, and for the pulls
+that weights follow from, σ² is therefore σ² + τ², with τ such that the median pull (or another quantile) is
+that of good hits: 0 once the sensors are at their places. χ² itself has no τ.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,7 +41,10 @@ from alignnet.physics.whitening import Whitening
 if TYPE_CHECKING:
     from alignnet.loss.chi2 import Fit, HelixChi2
 
-_LEAST = 1e-8  # what a hit that is left out keeps until the last pass, so that it can come back
+_LEAST = 1e-8  # what a hit that is left out keeps during the search, so that it can come back
+_WIDEST = 1.0  # [cm] the largest τ
+_ROUNDS = 6  # in which τ is found
+_AS_EXPECTED = 1.2  # a ratio of squared pulls to those of good hits up to which τ is 0
 
 
 class HitWeights(Weights):
@@ -44,11 +53,14 @@ class HitWeights(Weights):
     Args:
         kind: "none", "huber", "cauchy", "cut", "huber_cauchy" or "huber_cut".
         huber, cauchy, cut: thresholds c of each, in units of the pull; the last is that of the search, too.
-        quantile: which quantile of x² sets the scale while it is beyond that of good hits; null for none.
-        passes: over each track, one more than the wrong hits in it that are looked for.
+        quantile: which quantile of x² is to be that of good hits, by τ; null for τ = 0.
+        passes: of the search, the most wrong hits of a track that it finds.
         switch_epoch: of a schedule.
         max_lost: a track whose hits have lost more than this part of their weight is left out.
         max_rejected: part of all hits' weight that may be lost.
+
+    Attributes:
+        scale: τ in this epoch of training [cm]; None elsewhere, where each batch has its own.
     """
 
     def __init__(
@@ -58,7 +70,7 @@ class HitWeights(Weights):
         cauchy: float = 2.3849,
         cut: float = 4.0,
         quantile: float | None = 0.5,
-        passes: int = 4,
+        passes: int = 3,
         switch_epoch: int = 2,
         max_lost: float = 0.5,
         max_rejected: float = 0.333,
@@ -79,11 +91,6 @@ class HitWeights(Weights):
         """Whether training measures one scale for an epoch."""
         return self.kind != "none" and self.quantile is not None
 
-    @property
-    def active(self) -> bool:
-        """Whether hits may lose weight."""
-        return self.kind != "none" and self.scale != math.inf
-
     @torch.no_grad()
     def refit(self, loss: HelixChi2, planes: Plane, first: Fit, batch: Batch) -> Fit:
         """The fit with the weights of its hits; tracks that keep all of their weight stay as they are.
@@ -94,52 +101,76 @@ class HitWeights(Weights):
             first: the fit with weights of 1.
             batch: the hits.
         """
-        fit, weight = first, torch.ones_like(batch.uv[..., 0])
-        for k in range(self.passes):
-            weight = self._weights(pulls(loss, planes, fit, batch), k)
-            last = k == self.passes - 1
-            held = weight if last else weight.clamp_min(_LEAST)
-            fit = reweighted(loss, planes, fit, batch, held)
-            fit = loss.refit(planes, fit, batch, loss.iterations if last else 1)
+        x, fit = self._searched(loss, planes, first, batch)
+        weight = torch.where(x.isnan(), 1.0, robust_weight(self.now, x, self.thresholds[self.now]))
+        fit = reweighted(loss, planes, fit, batch, weight)
+        fit = loss.refit(planes, fit, batch, loss.iterations)
         changed = ((weight < 1) & batch.is_hit).any(-1)
         if first.origins is not None:  # which the tracks of an event share
             together = torch.zeros(batch.n_events, dtype=torch.int64, device=changed.device)
             changed = together.index_add_(0, batch.event, changed.long())[batch.event] > 0
         return chosen(changed, fit, first, batch)
 
+    def search(
+        self, loss: HelixChi2, planes: Plane, first: Fit, batch: Batch, tau: float
+    ) -> tuple[Tensor, Fit]:
+        """Pulls of hits (tracks, hits) to tracks without wrong ones, and these tracks; arguments as `refit`.
+
+        Args:
+            tau: τ [cm].
+        """
+        fit = first
+        if tau:
+            fit = reweighted(loss, planes, fit, batch, torch.ones_like(batch.uv[..., 0]), tau)
+            fit = loss.refit(planes, fit, batch, 1)
+        for k in range(self.passes):
+            x = pulls(loss, planes, fit, batch, tau).nan_to_num(-1.0)
+            worst = torch.argsort(x, dim=-1, descending=True, stable=True).argsort(-1) <= k
+            weight = torch.where(worst & (x > self.thresholds["cut"]), _LEAST, 1.0)
+            fit = reweighted(loss, planes, fit, batch, weight.to(x), tau)
+            fit = loss.refit(planes, fit, batch, 1)
+        return pulls(loss, planes, fit, batch, tau), fit
+
+    def tau(self, quantile: Callable[[float], float]) -> float:
+        """τ [cm], from the quantile of x² that is found with a τ."""
+        assert self.quantile is not None
+        expected = -math.log1p(-self.quantile)
+        if not quantile(0.0) > _AS_EXPECTED * expected:
+            return 0.0
+        tau = _WIDEST
+        for _ in range(_ROUNDS):
+            ratio = quantile(tau) / expected
+            tau = min(tau * math.sqrt(ratio), _WIDEST)
+            if 1 / _AS_EXPECTED < ratio < _AS_EXPECTED or not tau > 0:
+                break
+        return tau
+
     def weight_of_tracks(self, hit_weight: Tensor, is_hit: Tensor) -> Tensor:
         """1 for a track that keeps enough of its hits' weight (tracks, hits), else 0; (tracks,)."""
         kept = (hit_weight * is_hit).sum(-1) / is_hit.sum(-1).clamp_min(1)
         return (kept >= 1 - self.max_lost).to(hit_weight)
 
-    def scale_of(self, quantile: float) -> float:
-        """The scale of x of which `self.quantile` of x² is this: of good hits, x² is exponential."""
-        assert self.quantile is not None
-        return max(1.0, math.sqrt(quantile / -math.log1p(-self.quantile)))
+    def _searched(self, loss: HelixChi2, planes: Plane, first: Fit, batch: Batch) -> tuple[Tensor, Fit]:
+        """`search` with the τ of the epoch, or of the batch."""
+        part = self.quantile
+        if part is None or self.scale is not None:
+            return self.search(loss, planes, first, batch, self.scale or 0.0)
+        found: dict[float, tuple[Tensor, Fit]] = {}
 
-    def _weights(self, x: Tensor, k: int) -> Tensor:
-        last = k == self.passes - 1
-        kind = self.now if last else "cut"
-        weight = robust_weight(kind, x / self._scale(x), self.thresholds[kind])
-        weight = torch.where(x.isnan(), 1.0, weight)
-        if last:
-            return weight
-        order = torch.argsort(x.nan_to_num(-1.0), dim=-1, descending=True, stable=True)
-        return torch.where(order.argsort(-1) <= k, weight, 1.0)
+        def quantile(tau: float) -> float:
+            found[tau] = self.search(loss, planes, first, batch, tau)
+            return float(found[tau][0].square().nanquantile(part))
 
-    def _scale(self, x: Tensor) -> float:
-        if self.quantile is None:
-            return 1.0
-        if self.scale is not None:
-            return self.scale
-        found = float(x.square().nanquantile(self.quantile)) if x.numel() else math.nan
-        return self.scale_of(found) if math.isfinite(found) else 1.0
+        tau = self.tau(quantile)
+        return found[tau] if tau in found else self.search(loss, planes, first, batch, tau)
 
 
-def reweighted(loss: HelixChi2, planes: Plane, fit: Fit, batch: Batch, weight: Tensor) -> Fit:
+def reweighted(
+    loss: HelixChi2, planes: Plane, fit: Fit, batch: Batch, weight: Tensor, tau: float = 0.0
+) -> Fit:
     """A fit with V formed anew at its tracks from these weights of hits (tracks, hits); not yet refitted."""
     _, s = residuals(fit.helix, planes, fit.s)
-    whitening = loss.noise(fit.helix, planes, s, batch, weight)
+    whitening = loss.noise(fit.helix, planes, s, batch, weight, tau)
     return fit._replace(whitening=whitening, ok=fit.ok & whitening.usable, s=s, hit_weight=weight)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from alignnet.loss.chi2 import Fit, HelixChi2
 
 
-def pulls(loss: HelixChi2, planes: Plane, fit: Fit, batch: Batch) -> Tensor:
+def pulls(loss: HelixChi2, planes: Plane, fit: Fit, batch: Batch, tau: float = 0.0) -> Tensor:
     """√(t²/2) of each hit (tracks, hits); NaN for padding and for hits that the others do not check.
 
     Args:
@@ -33,6 +33,7 @@ def pulls(loss: HelixChi2, planes: Plane, fit: Fit, batch: Batch) -> Tensor:
         planes: of the hits.
         fit: the tracks, with the weights of their hits.
         batch: the hits.
+        tau: added in quadrature to every hit's resolution in this fit [cm].
     """
     own, force = _metric(loss, planes, fit, batch)
     diagonal = own.diagonal(dim1=-2, dim2=-1)
@@ -40,16 +41,16 @@ def pulls(loss: HelixChi2, planes: Plane, fit: Fit, batch: Batch) -> Tensor:
     eye = torch.eye(2, dtype=own.dtype, device=own.device)
     inverse = torch.linalg.inv(torch.where(known[..., None, None], own, eye))
     residual = (inverse @ force[..., None]).squeeze(-1)
-    expected = inverse - torch.diag_embed(_given_away(loss, fit, batch))
+    expected = inverse - torch.diag_embed(_given_away(loss, fit, batch, tau))
     good = known & (expected.diagonal(dim1=-2, dim2=-1) > 0).all(-1) & (torch.linalg.det(expected) > 0)
     expected = torch.where(good[..., None, None], expected, eye)
     square = (residual * torch.linalg.solve(expected, residual)).sum(-1)
     return torch.where(good & batch.is_hit & fit.ok[:, None], (0.5 * square).clamp_min(0).sqrt(), torch.nan)
 
 
-def _given_away(loss: HelixChi2, fit: Fit, batch: Batch) -> Tensor:
+def _given_away(loss: HelixChi2, fit: Fit, batch: Batch, tau: float) -> Tensor:
     """σ² (1/w − 1) (tracks, hits, 2) [cm²]."""
-    variance = loss.noise.variance(batch)
+    variance = loss.noise.variance(batch) + tau**2
     if fit.hit_weight is None:
         return torch.zeros_like(variance)
     return variance * (1 / fit.hit_weight - 1)[..., None]

@@ -84,14 +84,21 @@ class NoiseModel(nn.Module):
         return batch.sigma.square() + self.systematic**2
 
     def forward(
-        self, helix: Helix, planes: Plane, s: Tensor, batch: Batch, weight: Tensor | None = None
+        self,
+        helix: Helix,
+        planes: Plane,
+        s: Tensor,
+        batch: Batch,
+        weight: Tensor | None = None,
+        tau: float = 0.0,
     ) -> Whitening:
         """Weights of the rows (u₁, v₁, u₂, v₂, …) of each track, shape (tracks, 2·hits[, 2·hits]).
 
         Args:
             weight: of each hit, by which its own variance is divided (tracks, hits); 0 leaves it out.
+            tau: added in quadrature to every hit's resolution [cm].
         """
-        variance, is_hit = self.variance(batch), batch.is_hit
+        variance, is_hit = self.variance(batch) + tau**2, batch.is_hit
         if weight is not None:
             is_hit = is_hit & (weight > 0)
             variance = variance / torch.where(is_hit, weight, 1.0)[..., None]

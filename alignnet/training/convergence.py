@@ -3,9 +3,9 @@
 Gauss–Newton is judged by its last step δ = −H⁻¹g, four ways:
 
 * its conjugate gradients came to their tolerance;
-* δᵀHδ, the drop of Σχ² that the step expects, is small for each unknown. H⁻¹ is the covariance of the answer,
-  so δᵀHδ over the number of unknowns is the mean square of the step in standard deviations: at 0.01 the answer
-  was a tenth of its statistical error from the minimum of this linearisation, and the step has taken it there;
+* δᵀHδ, the drop of Σχ² that the step expects, is small for each unknown. H⁻¹ is the covariance of the
+  answer, so δᵀHδ over the number of unknowns is the mean square of the step in standard deviations: at 0.01
+  the answer was a tenth of its statistical error from the minimum of this linearisation;
 * the r.m.s. step is small in centimetres, which δᵀHδ does not see along modes that tracks hardly measure;
 * the robust weights are those that the schedule ends with.
 

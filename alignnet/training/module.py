@@ -26,6 +26,7 @@ from alignnet.solvers.hessian import Problem, all_reduced
 from alignnet.solvers.linearised import linearise, linearise_at
 from alignnet.training.optim import GaussNewton, PreconditionedSGD
 from alignnet.training.robust_schedule import begin_epoch, measure_scales, used_fractions
+from alignnet.units import UM
 
 _CURVATURE_BATCHES = 3  # batches with which the largest eigenvalue is measured
 
@@ -211,9 +212,11 @@ class AlignmentModule(L.LightningModule):
         begin_epoch(self.loss, self.current_epoch)
         on_device = (to_device(batch, self.device) for batch in self._training_batches)
         measure_scales(self.loss, self.sensors, on_device)
-        for name, weights in (("tracks", self.loss.weights), ("hits", self.loss.hit_weights)):
-            if weights.scale is not None:
-                self.log(f"robust/scale_{name}", weights.scale, on_step=False, on_epoch=True, batch_size=1)
+        tau, scale = self.loss.hit_weights.scale, self.loss.weights.scale
+        named = {"hit_tau_um": None if tau is None else tau / UM, "track_scale": scale}
+        for name, value in named.items():
+            if value is not None:
+                self.log(f"robust/{name}", value, on_step=False, on_epoch=True, batch_size=1)
 
     @property
     def _training_batches(self) -> DataLoader[Batch]:

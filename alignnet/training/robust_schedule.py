@@ -1,16 +1,14 @@
 """Robust weights over a training: their kind and scale in each epoch, and the limit of what they may take.
 
-A start that is 300 µm off gives every hit a pull of 60, and weights with a scale of 1 would leave nothing. So
-before each epoch a sample of its tracks says how large pulls are at the sensors' present places, in rounds:
-first without weights, then with those of the scale that was found, where wrong hits spoil fewer tracks. The
-scale depends on places and epoch only, so that a run that goes on has the same, and on joint batches, so that
-several ranks have the same too: they add up counts of pulls in narrow bins.
+A start that is 300 µm off gives every hit a pull of 60, and weights would leave nothing. So before each epoch
+a sample of its tracks says how large pulls are at the sensors' present places (`HitWeights.tau`, and the
+quantile of χ²/ν for tracks). This depends on places and epoch only, so that a run that goes on finds the
+same, and on joint batches, so that several ranks find the same too: they add up counts in narrow bins.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -18,13 +16,11 @@ from torch import Tensor
 from alignnet.data.batch import Batch
 from alignnet.errors import ConvergenceError
 from alignnet.loss.chi2 import HelixChi2
-from alignnet.loss.leave_one_out import pulls
 from alignnet.loss.robust import Weights
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.hessian import all_reduced
 
-_ROUNDS = 3
-_TRACKS = 4000  # of the sample, over all ranks
+_TRACKS = 3000  # of the sample, over all ranks
 _LOWEST, _WIDTH, _BINS = -6.0, 0.005, 6000  # bins in log10 of squared pulls
 
 
@@ -43,22 +39,16 @@ def measure_scales(loss: HelixChi2, sensors: SensorLayer, batches: Iterable[Batc
         sensors: where they are now.
         batches: of the epoch, in its order.
     """
-    both = [weights for weights in (loss.hit_weights, loss.weights) if weights.per_epoch]
-    if not both:
+    hits, tracks = loss.hit_weights, loss.weights
+    if not (hits.per_epoch or tracks.per_epoch):
         return
-    sample = list(_sample(batches))
-    for weights in both:
-        weights.scale = math.inf
-    for _ in range(_ROUNDS):
-        counts = torch.zeros(2, _BINS, dtype=torch.float64)
-        for batch in sample:
-            for part in loss.parts(batch):
-                counts += torch.stack([_counts(x2) for x2 in _squared_pulls(loss, sensors, part)])
-        of_hits, of_tracks = all_reduced(counts)
-        if loss.hit_weights.per_epoch:
-            loss.hit_weights.scale = loss.hit_weights.scale_of(_quantile(of_hits, loss.hit_weights.quantile))
-        if loss.weights.per_epoch:
-            loss.weights.scale = max(1.0, _quantile(of_tracks, loss.weights.quantile) ** 0.5)
+    sample = [part for batch in _sample(batches) for part in batch.by_length()]
+    if hits.per_epoch:
+        hits.scale = hits.tau(_quantile_of_hits(loss, sensors, sample))
+    if tracks.per_epoch:
+        tracks.scale = max(
+            1.0, _quantile((_track_chi2(loss, sensors, part) for part in sample), tracks) ** 0.5
+        )
 
 
 def check_rejected(weights: Weights, what: str, used: float, count: float, epoch: int) -> None:
@@ -110,28 +100,37 @@ def _sample(batches: Iterable[Batch]) -> Iterator[Batch]:
             return
 
 
-def _squared_pulls(loss: HelixChi2, sensors: SensorLayer, batch: Batch) -> tuple[Tensor, Tensor]:
-    """x² of hits and of tracks, NaN where there is none."""
-    planes = sensors.planes(batch.uv, batch.sensor)
-    fit = loss.fit(planes, batch)
-    chi2 = loss.at(planes, fit, batch)
-    of_tracks = torch.where(fit.ok, (chi2.track + chi2.vertex) / chi2.ndf.clamp_min(1), torch.nan)
-    return pulls(loss, planes, fit, batch).square(), of_tracks
+def _quantile_of_hits(loss: HelixChi2, sensors: SensorLayer, sample: list[Batch]) -> Callable[[float], float]:
+    """The quantile of x² with a τ, from fits that have no weights."""
+    hits = loss.hit_weights
+    planes = [sensors.planes(part.uv, part.sensor) for part in sample]
+    fits = [loss.fit_without_hit_weights(p, part) for p, part in zip(planes, sample, strict=True)]
+
+    def quantile(tau: float) -> float:
+        found = (hits.search(loss, *three, tau)[0] for three in zip(planes, fits, sample, strict=True))
+        return _quantile((x.square() for x in found), hits)
+
+    return quantile
 
 
-def _counts(x2: Tensor) -> Tensor:
-    values = x2[x2.isfinite()].double().clamp_min(1e-300).log10()
-    index = ((values - _LOWEST) / _WIDTH).long().clamp(0, _BINS - 1)
-    return torch.bincount(index.flatten().cpu(), minlength=_BINS).double()
+def _track_chi2(loss: HelixChi2, sensors: SensorLayer, batch: Batch) -> Tensor:
+    """χ²/ν (tracks,), NaN where there is none."""
+    chi2 = loss(sensors, batch)
+    return torch.where(chi2.fit.ok, (chi2.track + chi2.vertex) / chi2.ndf.clamp_min(1), torch.nan)
 
 
-def _quantile(counts: Tensor, part: float | None) -> float:
-    """The quantile of counted values, linear within a bin; 0 without any."""
-    assert part is not None
+def _quantile(values: Iterable[Tensor], weights: Weights) -> float:
+    """The quantile of positive values of all ranks, linear within a bin; 0 without any."""
+    assert weights.quantile is not None
+    counts = torch.zeros(_BINS, dtype=torch.float64)
+    for some in values:
+        index = ((some[some.isfinite()].double().clamp_min(1e-300).log10() - _LOWEST) / _WIDTH).long()
+        counts += torch.bincount(index.clamp(0, _BINS - 1).cpu(), minlength=_BINS)
+    counts = all_reduced(counts)
     if not counts.any():
         return 0.0
     total = counts.cumsum(0)
-    goal = part * float(total[-1])
+    goal = weights.quantile * float(total[-1])
     k = int((total < goal).sum())
     inside = (goal - float(total[k] - counts[k])) / max(float(counts[k]), 1.0)
     return float(10 ** (_LOWEST + _WIDTH * (k + inside)))

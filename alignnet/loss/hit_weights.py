@@ -32,11 +32,10 @@ from torch import Tensor
 from alignnet.data.batch import Batch
 from alignnet.errors import ConfigError
 from alignnet.geometry.plane import Plane
+from alignnet.loss.fit_part import FitPart, part_of, put_back
 from alignnet.loss.leave_one_out import pulls
 from alignnet.loss.robust import Weights, robust_weight
-from alignnet.physics.helix import Helix
 from alignnet.physics.trackfit import residuals
-from alignnet.physics.whitening import Whitening
 
 if TYPE_CHECKING:
     from alignnet.loss.chi2 import Fit, HelixChi2
@@ -72,7 +71,7 @@ class HitWeights(Weights):
         quantile: float | None = 0.5,
         passes: int = 3,
         switch_epoch: int = 2,
-        max_lost: float = 0.5,
+        max_lost: float = 0.4,
         max_rejected: float = 0.333,
     ) -> None:
         super().__init__("loss.hit_weights", kind, quantile, switch_epoch, max_rejected)
@@ -103,13 +102,15 @@ class HitWeights(Weights):
         """
         x, fit = self._searched(loss, planes, first, batch)
         weight = torch.where(x.isnan(), 1.0, robust_weight(self.now, x, self.thresholds[self.now]))
-        fit = reweighted(loss, planes, fit, batch, weight)
-        fit = loss.refit(planes, fit, batch, loss.iterations)
+        first = first._replace(hit_weight=torch.ones_like(weight))
         changed = ((weight < 1) & batch.is_hit).any(-1)
-        if first.origins is not None:  # which the tracks of an event share
-            together = torch.zeros(batch.n_events, dtype=torch.int64, device=changed.device)
-            changed = together.index_add_(0, batch.event, changed.long())[batch.event] > 0
-        return chosen(changed, fit, first, batch)
+        if not changed.any():
+            return first
+        part = part_of(changed, planes, fit._replace(hit_weight=weight), batch)
+        assert part.fit.hit_weight is not None
+        fit = reweighted(loss, part.planes, part.fit, part.batch, part.fit.hit_weight)
+        fit = loss.refit(part.planes, fit, part.batch, loss.iterations)
+        return put_back(first, part._replace(fit=fit))
 
     def search(
         self, loss: HelixChi2, planes: Plane, first: Fit, batch: Batch, tau: float
@@ -119,17 +120,30 @@ class HitWeights(Weights):
         Args:
             tau: τ [cm].
         """
-        fit = first
+        fit = first._replace(hit_weight=torch.ones_like(batch.uv[..., 0]))
         if tau:
-            fit = reweighted(loss, planes, fit, batch, torch.ones_like(batch.uv[..., 0]), tau)
+            assert fit.hit_weight is not None
+            fit = reweighted(loss, planes, fit, batch, fit.hit_weight, tau)
             fit = loss.refit(planes, fit, batch, 1)
+        x = pulls(loss, planes, fit, batch, tau)
+        doubtful = (x > self.thresholds["cut"]).any(-1)
+        if not doubtful.any():
+            return x, fit
+        part = part_of(doubtful, planes, fit, batch)
+        found, some = self._without_worst(loss, part, x[part.rows], tau)
+        return x.index_copy(0, part.rows, found), put_back(fit, part._replace(fit=some))
+
+    def _without_worst(self, loss: HelixChi2, part: FitPart, x: Tensor, tau: float) -> tuple[Tensor, Fit]:
+        """Pulls and fit of tracks without their worst hits, one more in each pass."""
+        _, planes, fit, batch = part
         for k in range(self.passes):
-            x = pulls(loss, planes, fit, batch, tau).nan_to_num(-1.0)
+            x = x.nan_to_num(-1.0)
             worst = torch.argsort(x, dim=-1, descending=True, stable=True).argsort(-1) <= k
             weight = torch.where(worst & (x > self.thresholds["cut"]), _LEAST, 1.0)
             fit = reweighted(loss, planes, fit, batch, weight.to(x), tau)
             fit = loss.refit(planes, fit, batch, 1)
-        return pulls(loss, planes, fit, batch, tau), fit
+            x = pulls(loss, planes, fit, batch, tau)
+        return x, fit
 
     def tau(self, quantile: Callable[[float], float]) -> float:
         """τ [cm], from the quantile of x² that is found with a τ."""
@@ -172,34 +186,3 @@ def reweighted(
     _, s = residuals(fit.helix, planes, fit.s)
     whitening = loss.noise(fit.helix, planes, s, batch, weight, tau)
     return fit._replace(whitening=whitening, ok=fit.ok & whitening.usable, s=s, hit_weight=weight)
-
-
-def chosen(take: Tensor, one: Fit, other: Fit, batch: Batch) -> Fit:
-    """The first fit for the tracks of `take` (tracks,), the second for the rest; whole events where origins.
-
-    Args:
-        take: which tracks.
-        one, other: fits of the same batch, the second with weights of 1.
-        batch: of both.
-    """
-
-    def pick(a: Tensor, b: Tensor) -> Tensor:
-        return torch.where(take.view(-1, *[1] * (a.dim() - 1)), a, b)
-
-    def each(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-        return None if a is None or b is None else pick(a, b)
-
-    assert one.hit_weight is not None
-    origins = other.origins
-    if one.origins is not None and origins is not None:
-        events = torch.zeros(batch.n_events, 1, dtype=torch.bool, device=take.device)
-        events[batch.event[take]] = True
-        origins = origins._replace(position=torch.where(events, one.origins.position, origins.position))
-    return other._replace(
-        helix=Helix(*map(pick, one.helix, other.helix)),
-        whitening=Whitening(*map(each, one.whitening, other.whitening)),
-        origins=origins,
-        ok=pick(one.ok, other.ok),
-        s=each(one.s, other.s),
-        hit_weight=pick(one.hit_weight, torch.ones_like(one.hit_weight)),
-    )

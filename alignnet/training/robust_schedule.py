@@ -8,7 +8,7 @@ same, and on joint batches, so that several ranks find the same too: they add up
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from alignnet.loss.robust import Weights
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.hessian import all_reduced
 
-_TRACKS = 3000  # of the sample, over all ranks
+_TRACKS = 1500  # of the sample, over all ranks
 _LOWEST, _WIDTH, _BINS = -6.0, 0.005, 6000  # bins in log10 of squared pulls
 
 
@@ -42,7 +42,7 @@ def measure_scales(loss: HelixChi2, sensors: SensorLayer, batches: Iterable[Batc
     hits, tracks = loss.hit_weights, loss.weights
     if not (hits.per_epoch or tracks.per_epoch):
         return
-    sample = [part for batch in _sample(batches) for part in batch.by_length()]
+    sample = _sample(batches)
     if hits.per_epoch:
         hits.scale = hits.tau(_quantile_of_hits(loss, sensors, sample))
     if tracks.per_epoch:
@@ -91,13 +91,15 @@ def used_fractions(loss: HelixChi2, sums: Mapping[str, float], epoch: int | None
     }
 
 
-def _sample(batches: Iterable[Batch]) -> Iterator[Batch]:
-    n_tracks = 0.0
-    for batch in batches:
-        yield batch
-        n_tracks += float(all_reduced(torch.tensor(float(batch.n_tracks), dtype=torch.float64)))
-        if n_tracks >= _TRACKS:
-            return
+def _sample(batches: Iterable[Batch]) -> list[Batch]:
+    """Whole events of the first batch, chosen by their numbers, with some `_TRACKS` tracks over all ranks."""
+    batch = next(iter(batches))
+    n_tracks = float(all_reduced(torch.tensor(float(batch.n_tracks), dtype=torch.float64)))
+    every = max(round(n_tracks / _TRACKS), 1)
+    chosen = batch.event_number * 2654435761 % 2**32 % every == 0
+    rows = chosen[batch.event].nonzero().squeeze(-1)
+    fields = batch._asdict().items()
+    return Batch(*(field if name == "event_number" else field[rows] for name, field in fields)).by_length()
 
 
 def _quantile_of_hits(loss: HelixChi2, sensors: SensorLayer, sample: list[Batch]) -> Callable[[float], float]:

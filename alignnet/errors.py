@@ -4,7 +4,9 @@ from __future__ import annotations
 
 
 class AlignnetError(Exception):
-    """Base of every error that a user can cause; the command line prints it as one line and exits with 2."""
+    """Base of every error that a user can cause; the command line prints one line and exits with its code."""
+
+    exit_code = 2
 
 
 class SchemaError(AlignnetError):
@@ -25,6 +27,12 @@ class CheckpointError(AlignnetError):
 
 class ConvergenceError(AlignnetError):
     """The cost became non-finite, or a solver failed: names the events that caused it where known."""
+
+
+class NotConvergedError(ConvergenceError):
+    """A training came to its last epoch before its answer had settled; what it found is written."""
+
+    exit_code = 3
 
 
 class GeometryWarning(UserWarning):

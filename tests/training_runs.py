@@ -30,7 +30,13 @@ from alignnet.training.module import AlignmentModule
 from alignnet.training.optim import GaussNewton, PreconditionedSGD
 from alignnet.training.run import fit, make_trainer
 
-SMALL = ("detector=file", "data.batch_size=20", "figure_every=0", "trainer.accelerator=cpu")
+SMALL = (
+    "require_convergence=false",
+    "detector=file",
+    "data.batch_size=20",
+    "figure_every=0",
+    "trainer.accelerator=cpu",
+)
 """Overrides of `alignnet train` for files of some hundred tracks."""
 
 TOLERANCE = {"translation": 0.005, "rotation": 0.0005}
@@ -67,7 +73,8 @@ def fitted(
     devices: int = 1,
     **options: Any,
 ) -> AlignmentMonitor:
-    """Train in this process; options are those of `make_trainer`."""
+    """Train in this process, all epochs unless `stop_when_converged`; options are those of `make_trainer`."""
+    options = {"stop_when_converged": False, **options}
     settings = {"max_epochs": epochs, "accelerator": "cpu", "precision": "64-true", "log_every_n_steps": 1}
     settings |= {"num_sanity_val_steps": 0, "enable_model_summary": False, "devices": devices}
     monitor = AlignmentMonitor(figure_every=0)

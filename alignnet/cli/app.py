@@ -14,8 +14,9 @@ A command is a file of alignnet/cli/ that reads as a recipe:
 A leaf of conf/ is a constructor call: `_target_` and that callable's own argument names, plain values only.
 What cannot be written in YAML (the detector that another node made) is handed over by `build`.
 
-An error that the user can mend is one line on stderr, `alignnet: error: ...`, and exit code 2; any other
-keeps its traceback (exit code 1). ALIGNNET_DEBUG=1 shows the traceback of both.
+An error that the user can mend is one line on stderr, `alignnet: error: ...`, and exit code 2 (3 for an
+answer that has not settled); any other keeps its traceback (exit code 1). ALIGNNET_DEBUG=1 shows the
+traceback of both.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def command(config_name: str, config_path: str = CONF) -> Callable[[Recipe], Cal
 
 @contextmanager
 def errors_in_one_line(config_path: str, config_name: str) -> Iterator[None]:
-    """Ends the program with one line and exit code 2 on an error that the user can mend (130 on Ctrl-C)."""
+    """Ends the program with one line and the error's exit code where the user can mend it (130 on Ctrl-C)."""
     try:
         yield
     except KeyboardInterrupt:
@@ -137,7 +138,7 @@ def errors_in_one_line(config_path: str, config_name: str) -> Iterator[None]:
             raise
         sys.stdout.flush()
         print(f"alignnet: error: {line}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(getattr(error, "exit_code", 2)) from None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from alignnet.cli.app import command
-from alignnet.cli.run_folder import trained_config
+from alignnet.cli.run_folder import trained_config, warn_unless_converged
 from alignnet.cli.setup import evaluation_of, load_problem, quiet
 from alignnet.data.memory import peak_memory_mb
 from alignnet.data.root_alignment import read_alignment, read_alignment_table
@@ -30,6 +30,7 @@ def main(config: DictConfig) -> None:
     start = time.perf_counter()
     run = Path(config.run)
     settings = trained_config(run)
+    warn_unless_converged(run)
     if config.data.files:
         if settings.detector.get("path", "") is None:
             settings.detector.path = settings.data.files[0]  # of which the run took its detector

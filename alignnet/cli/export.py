@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from alignnet.cli.app import command
 from alignnet.cli.detector import detector_of
 from alignnet.cli.progress import tracked
-from alignnet.cli.run_folder import trained_config
+from alignnet.cli.run_folder import trained_config, warn_unless_converged
 from alignnet.data.mille_write import MilleWriter
 from alignnet.data.root_alignment import AlignmentTable, read_alignment_table
 from alignnet.data.tracks import Array
@@ -36,6 +36,7 @@ def main(config: DictConfig) -> None:
     run, output = (Path(str(config[key])).expanduser() for key in ("run", "output"))
     _check(config, run, output)
     trained = trained_config(run)
+    warn_unless_converged(run)
     if output.resolve() in [Path(file).resolve() for file in trained.data.files]:
         raise ConfigError(f"output is {output}, the run's own tracks; choose another name")
     detector = detector_of(trained.detector, trained.data.files)

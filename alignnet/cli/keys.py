@@ -37,6 +37,7 @@ class Train:
     evaluation: Section
     early_stop: Section | None = None
     averaging: Section | None = None
+    require_convergence: bool = True
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from alignnet.errors import CheckpointError
+
+log = logging.getLogger("alignnet.run_folder")
 
 
 def trained_config(run: Path) -> DictConfig:
@@ -38,6 +42,14 @@ def trained_config(run: Path) -> DictConfig:
         config.detector.path = _found(config.detector.path, home)
     config.sensors.start = _found(config.sensors.start, home)
     return config
+
+
+def warn_unless_converged(run: Path) -> None:
+    """Say so where the training of a run came to its end before its answer had settled."""
+    path = run / "metrics.json"
+    status = json.loads(path.read_text()).get("convergence") if path.is_file() else None
+    if status and status["converged"] is False:
+        log.warning("%s has not converged: %s", run, "; ".join(status["reasons"]))
 
 
 def forget_curves(run: Path) -> None:

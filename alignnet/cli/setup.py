@@ -71,12 +71,13 @@ def load_problem(config: DictConfig) -> AlignmentProblem:
 
 def load_loss(node: DictConfig, detector: Detector) -> HelixChi2:
     """The cost of a configuration."""
-    noise = build(node.noise, detector=detector)
+    noise, parts = build(node.noise, detector=detector), ("noise", "weights", "hit_weights")
     loss: HelixChi2 = build(
-        OmegaConf.masked_copy(node, [str(k) for k in node if k not in ("noise", "weights")]),
+        OmegaConf.masked_copy(node, [str(k) for k in node if k not in parts]),
         detector=detector,
         noise=noise,
         weights=build(node.weights),
+        hit_weights=build(node.get("hit_weights")),  # runs of earlier versions have none
     )
     return loss
 

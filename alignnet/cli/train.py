@@ -18,11 +18,14 @@ from alignnet.cli.resume import continued, remembered, restored_if_refused
 from alignnet.cli.run_folder import forget_curves
 from alignnet.cli.setup import evaluation_of, is_first_rank, load_problem, plain, quiet
 from alignnet.data.memory import peak_memory_mb
+from alignnet.errors import NotConvergedError
 from alignnet.evaluation.summary import report, write_metrics
 from alignnet.export.result import write_result
 from alignnet.training.answer import ALIGNED, answer_of
 from alignnet.training.callbacks import AlignmentMonitor
+from alignnet.training.convergence import convergence_of
 from alignnet.training.module import AlignmentModule
+from alignnet.training.robust_schedule import begin_epoch
 from alignnet.training.run import fit, make_trainer
 
 log = logging.getLogger("alignnet.train")
@@ -70,7 +73,9 @@ def train(config: DictConfig) -> None:
     answer = answer_of(module, problem.data, draw)  # ranks share the work
     if not trainer.is_global_zero:
         return
-    write_result(folder / "alignment.root", problem.detector, answer)
+    status = convergence_of(trainer)
+    write_result(folder / "alignment.root", problem.detector, answer, {"convergence": status.plain()})
+    begin_epoch(problem.loss, None)  # before and after have scales of their own
     evaluation = replace(
         evaluation, after=answer.local, aligned=answer.status == ALIGNED, error_draws=answer.error_draws
     )
@@ -78,6 +83,8 @@ def train(config: DictConfig) -> None:
     metrics |= {
         "seconds": time.perf_counter() - start,
         "peak_memory_mb": peak_memory_mb(),
+        "converged": status.converged,
+        "convergence": status.plain(),
         "history": monitor.history,
     }
     write_metrics(folder / "metrics.json", metrics)
@@ -85,6 +92,12 @@ def train(config: DictConfig) -> None:
     if not metrics["n_aligned"]:
         log.warning("no sensor was aligned: too few hits, or all fixed")
     log.info("alignment: %s", folder / "alignment.root")
+    log.info("%s", status)
+    if status.converged is False and config.require_convergence:
+        raise NotConvergedError(
+            f"{status}. All is written; go on with alignnet train resume={folder} trainer.max_epochs=N, or "
+            "accept it with require_convergence=false"
+        )
 
 
 if __name__ == "__main__":

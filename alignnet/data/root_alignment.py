@@ -6,6 +6,7 @@ that is not known (a solver that gives none) is NaN, the only NaN in the schema.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,6 +79,7 @@ def write_alignment(
     errors: Tensor | None,
     n_hits: Tensor | Array,
     status: Tensor | Array,
+    metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Write tree `alignment`; the file appears whole or not at all.
 
@@ -88,6 +90,7 @@ def write_alignment(
         errors: their standard deviations (sensors, 6), NaN or None where not known.
         n_hits: hits on each sensor (sensors,).
         status: 0 aligned, 1 fixed, 2 too few hits (sensors,).
+        metadata: what JSON can hold, as the object `metadata`; None for none.
 
     Raises:
         GeometryError: shapes do not fit the detector, a number is not finite, or a status is unknown.
@@ -96,6 +99,8 @@ def write_alignment(
     columns = table_columns(alignment_table(detector, local_six, errors, n_hits, status))
     with replacing(path) as temporary, uproot.recreate(temporary) as file:
         write_columns(file, "alignment", columns)
+        if metadata is not None:
+            file["metadata"] = json.dumps(metadata)
 
 
 def read_alignment(path: str | Path, detector: Detector) -> Tensor:

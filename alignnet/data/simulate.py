@@ -10,8 +10,8 @@ some hits are lost.
 Not simulated: matter beyond the detector table's (dead edges, services, air, a thickness that varies over a
 sensor), the tails of multiple scattering, energy loss in anything but silicon, bremsstrahlung, decays,
 nuclear interactions, secondary particles, fields that are not uniform or not along z, particles that curl
-back, pile-up, charge sharing, merged clusters, wrong hits other than `outlier_fraction`, and any dependence
-of the resolution on angle or place.
+back, pile-up, charge sharing, merged clusters, wrong hits other than `outlier_fraction` and
+`wrong_track_fraction`, and any dependence of the resolution on angle or place.
 
 Everything is in float64. Equal seeds give equal particles, kinks and smearing whatever the detector and its
 misalignment (`data.streams`), so that simulations can be compared hit by hit.
@@ -39,6 +39,9 @@ CHUNK_EVENTS = 2000
 MEASUREMENT = 2000
 """First number of the purposes for which measurements draw random numbers."""
 
+WRONG_TRACK = 3000
+"""The purpose of choosing tracks of which no hit is right."""
+
 
 class Simulation:
     """Makes `Tracks` of a source in a misaligned detector.
@@ -56,6 +59,7 @@ class Simulation:
         min_hits: tracks with fewer are dropped, and with them events without tracks.
         outlier_fraction: part of the hits that belong to something else.
         outlier_width: these are displaced evenly within ± this in u and v [cm].
+        wrong_track_fraction: part of the tracks all of whose hits do, as if joined from different particles.
         seed: ≥ 0.
 
     Raises:
@@ -77,18 +81,22 @@ class Simulation:
         min_hits: int = 3,
         outlier_fraction: float = 0.0,
         outlier_width: float = 0.1,
+        wrong_track_fraction: float = 0.0,
         seed: int = 0,
     ) -> None:
         pair = hit_resolution if isinstance(hit_resolution, Sequence) else (hit_resolution, hit_resolution)
         _require(len(pair) == 2 and min(pair) > 0, "hit_resolution", hit_resolution, "one or two numbers > 0")
         _require(0 <= hit_efficiency <= 1, "hit_efficiency", hit_efficiency, "a number between 0 and 1")
         _require(0 <= outlier_fraction <= 1, "outlier_fraction", outlier_fraction, "a number between 0 and 1")
+        wrong = wrong_track_fraction
+        _require(0 <= wrong <= 1, "wrong_track_fraction", wrong, "a number between 0 and 1")
         _require(min_hits >= 1, "min_hits", min_hits, "at least 1")
         _require(seed >= 0, "seed", seed, "a whole number >= 0")
         self.source, self.seed, self.min_hits, self.smearing = source, seed, min_hits, smearing
         self.resolution = torch.tensor([float(value) for value in pair], dtype=torch.float64)
         self.hit_efficiency = hit_efficiency
         self.outlier_fraction, self.outlier_width = outlier_fraction, outlier_width
+        self.wrong_track_fraction = wrong_track_fraction
         self.actual = _placed(detector, misalignment)
         self.transport = Transport(self.actual, source.mass, scattering=scattering, energy_loss=energy_loss)
 
@@ -138,7 +146,8 @@ class Simulation:
             even[rows] = streams.uniform(n_tracks, 4, MEASUREMENT, slot)[hits.track[rows]]
         uv = hits.uv + self.resolution * normal if self.smearing else hits.uv
         elsewhere = self.outlier_width * (2 * even[:, 2:] - 1)
-        uv = torch.where(even[:, 1:2] < self.outlier_fraction, uv + elsewhere, uv)
+        lost = streams.uniform(n_tracks, 1, WRONG_TRACK)[hits.track] < self.wrong_track_fraction
+        uv = torch.where((even[:, 1:2] < self.outlier_fraction) | lost, uv + elsewhere, uv)
         return even[:, 0] < self.hit_efficiency, uv
 
     def _tracks(self, particles: Particles, hits: TrueHits, uv: Tensor, first_event: int) -> Tracks:

@@ -201,7 +201,7 @@ def _empty(detector: Detector) -> ResidualSummary:
 
 def _add_residuals(summary: ResidualSummary, loss: HelixChi2, sensors: SensorLayer, chi2: Chi2) -> None:
     batch, biased, left = chi2.batch, path_residual(loss, chi2), unbiased(loss, sensors, chi2)
-    keep = batch.is_hit & (chi2.weight > 0)[:, None]
+    keep = chi2.used_hits
     summary.biased.add(biased, batch.sensor, keep)
     summary.sensors.add(biased, batch.sensor, keep)
     summary.unbiased.add(left.residual, batch.sensor, keep)

@@ -8,7 +8,8 @@ sensor, δ the track's parameters and V = L Lᵀ the covariance of its residuals
 so that the measurements are uncorrelated with σ = 1, and Millepede's parameters are Θ, the local six of the
 sensors in full: what it finds is to be compared with an alignment, not added to it. Rows are mixed by L⁻¹:
 with correlated scattering one measurement depends on all sensors up to its own. The vertex is two
-measurements more, which no sensor moves. Robust weights c of tracks are σ = 1/√c.
+measurements more, which no sensor moves. Robust weights c of tracks are σ = 1/√c; those of
+hits are in V.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ def records_of(
         [moved, moved.new_zeros(len(moved), residual.shape[1] - moved.shape[1], moved.shape[2])], 1
     )
     y = (moved @ place[..., None]).squeeze(-1) - residual
-    real = batch.is_hit.repeat_interleave(2, 1)
+    weighted = batch.is_hit if fit.hit_weight is None else batch.is_hit & (fit.hit_weight > 0)
+    real = weighted.repeat_interleave(2, 1)
     if fit.vertex_whitening is not None:
         real = torch.cat([real, batch.has_vertex[:, None].expand(-1, 2)], 1)
     real = real & (weight > 0)[:, None]

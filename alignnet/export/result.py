@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from alignnet.data.root_alignment import write_alignment
 from alignnet.geometry.detector import Detector
 from alignnet.training.answer import Answer
 
 
-def write_result(path: Path, detector: Detector, answer: Answer) -> None:
+def write_result(
+    path: Path, detector: Detector, answer: Answer, metadata: Mapping[str, Any] | None = None
+) -> None:
     """Write the tree `alignment` of an answer; arguments and errors as `write_alignment`."""
-    write_alignment(path, detector, answer.local, answer.error, answer.n_hits, answer.status)
+    write_alignment(path, detector, answer.local, answer.error, answer.n_hits, answer.status, metadata)

@@ -23,6 +23,7 @@ from alignnet.errors import ConfigError
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.plane import Plane
 from alignnet.loss import compiled_fit
+from alignnet.loss.hit_weights import HitWeights
 from alignnet.loss.noise import NoiseModel
 from alignnet.loss.robust import TrackWeights
 from alignnet.physics import helix as hx
@@ -49,6 +50,7 @@ class Fit(NamedTuple):
     origins: EventOrigins | None
     ok: Tensor  # where hits determine the track (tracks,)
     s: Tensor | None = None  # path lengths (tracks, hits) from which the next search starts [cm]
+    hit_weight: Tensor | None = None  # robust weights (tracks, hits), which are in the whitening already
 
 
 @dataclass
@@ -64,6 +66,12 @@ class Chi2:
     residual: Tensor  # predicted minus measured (tracks, hits, 2) [cm]
     fit: Fit
     batch: Batch
+
+    @property
+    def used_hits(self) -> Tensor:
+        """Hits of tracks with weight that have kept more than half of their own (tracks, hits)."""
+        used = self.batch.is_hit & (self.weight > 0)[:, None]
+        return used if self.fit.hit_weight is None else used & (self.fit.hit_weight > 0.5)
 
     def per_event(self) -> tuple[Tensor, Tensor]:
         """Weighted χ² and ν of each event, (events,) each."""
@@ -93,6 +101,7 @@ class HelixChi2(nn.Module):
         normalisation: "event" averages χ²/ν over events (the published cost), "total" is Σχ²/Σν.
         iterations: Gauss–Newton steps of the fit.
         precision: "float64" or "float32" of residuals, derivatives and weights; positions are float64.
+        hit_weights: robust weights of single hits; default: none.
     """
 
     def __init__(
@@ -104,6 +113,7 @@ class HelixChi2(nn.Module):
         normalisation: str = "event",
         iterations: int = 3,
         precision: str = "float64",
+        hit_weights: HitWeights | None = None,
     ) -> None:
         super().__init__()
         if vertex not in VERTEX:
@@ -116,15 +126,15 @@ class HelixChi2(nn.Module):
             raise ConfigError(f"loss.iterations is {iterations}; expected at least 1")
         self.noise = NoiseModel(detector) if noise is None else noise
         self.weights = TrackWeights() if weights is None else weights
+        self.hit_weights = HitWeights() if hit_weights is None else hit_weights
         self.vertex, self.normalisation, self.iterations = vertex, normalisation, iterations
         self.b_z, self.dtype = detector.b_z, getattr(torch, precision)
         self.n_parameters = 5 if detector.b_z else 4
 
     def parts(self, batch: Batch) -> list[Batch]:
         """The batch in parts with little padding where tracks count one by one, else the batch itself."""
-        separable = (
-            self.normalisation == "total" and self.vertex != "fitted" and self.weights.quantile is None
-        )
+        together = self.weights.per_batch or self.hit_weights.per_batch
+        separable = self.normalisation == "total" and self.vertex != "fitted" and not together
         return batch.by_length() if separable and batch.n_tracks else [batch]
 
     def forward(self, sensors: SensorLayer, batch: Batch, phi: Phi | None = None) -> Chi2:
@@ -140,6 +150,13 @@ class HelixChi2(nn.Module):
     @torch.no_grad()
     def fit(self, planes: Plane, batch: Batch, start: Helix | None = None) -> Fit:
         """Fit tracks (and origins) to hits on these planes, weights included."""
+        fit = self.fit_without_hit_weights(planes, batch, start)
+        active = self.hit_weights.kind != "none" and batch.n_tracks
+        return self.hit_weights.refit(self, planes, fit, batch) if active else fit
+
+    @torch.no_grad()
+    def fit_without_hit_weights(self, planes: Plane, batch: Batch, start: Helix | None = None) -> Fit:
+        """`fit` with weights of 1."""
         if start is None and compiled_fit.applies(self, batch):
             return self._compiled(planes, batch)
         helix = seed(planes.origin, batch.is_hit, batch.outward, self.b_z) if start is None else start
@@ -180,12 +197,21 @@ class HelixChi2(nn.Module):
         whitened = fit.whitening.to(self.dtype)(residual.flatten(1, 2).to(self.dtype))
         track = whitened.square().sum(-1)
         vertex, origin, origin_ndf = (part.to(track) for part in self._vertex_chi2(fit, batch))
-        ndf = 2 * batch.is_hit.sum(-1).to(track) - self.n_parameters
-        if fit.vertex_whitening is not None:
-            ndf = ndf + 2 * self._meets_vertex(batch)
+        ndf = self._ndf(fit, batch).to(track)
         weight = self.weights(torch.where(fit.ok, track.detach() + vertex, torch.nan), ndf)
+        if fit.hit_weight is not None:
+            weight = weight * self.hit_weights.weight_of_tracks(fit.hit_weight, batch.is_hit)
         weight = torch.where(fit.ok, weight, 0.0)
         return Chi2(track, vertex, origin, ndf, origin_ndf, weight, residual, fit, batch)
+
+    def _ndf(self, fit: Fit, batch: Batch) -> Tensor:
+        """ν of each track (tracks,); a hit counts as much as it weighs, but at least one is left of them."""
+        hits = batch.is_hit.to(batch.uv.dtype)
+        n_hits = (hits if fit.hit_weight is None else hits * fit.hit_weight).sum(-1)
+        ndf = 2 * n_hits - self.n_parameters
+        if fit.vertex_whitening is not None:
+            ndf = ndf + 2 * self._meets_vertex(batch)
+        return ndf if fit.hit_weight is None else ndf.clamp_min(1)
 
     def rows(self, planes: Plane, fit: Fit, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         """Whitened residuals (tracks, rows), dr/dδ (tracks, rows, parameters), dr/dv (tracks, rows, 3)."""

@@ -79,10 +79,30 @@ class NoiseModel(nn.Module):
         """Whether the weights depend on the tracks' momenta."""
         return self.kind != "none" and bool((self.x_over_x0 > 0).any() or len(self.radius))
 
-    def forward(self, helix: Helix, planes: Plane, s: Tensor, batch: Batch) -> Whitening:
-        """Weights of the rows (u₁, v₁, u₂, v₂, …) of each track, shape (tracks, 2·hits[, 2·hits])."""
-        variance = (batch.sigma.square() + self.systematic**2).flatten(1, 2)
-        is_row = batch.is_hit.repeat_interleave(2, dim=1)
+    def variance(self, batch: Batch) -> Tensor:
+        """The hits' own part of it, (tracks, hits, 2) [cm²]."""
+        return batch.sigma.square() + self.systematic**2
+
+    def forward(
+        self,
+        helix: Helix,
+        planes: Plane,
+        s: Tensor,
+        batch: Batch,
+        weight: Tensor | None = None,
+        tau: float = 0.0,
+    ) -> Whitening:
+        """Weights of the rows (u₁, v₁, u₂, v₂, …) of each track, shape (tracks, 2·hits[, 2·hits]).
+
+        Args:
+            weight: of each hit, by which its own variance is divided (tracks, hits); 0 leaves it out.
+            tau: added in quadrature to every hit's resolution [cm].
+        """
+        variance, is_hit = self.variance(batch) + tau**2, batch.is_hit
+        if weight is not None:
+            is_hit = is_hit & (weight > 0)
+            variance = variance / torch.where(is_hit, weight, 1.0)[..., None]
+        variance, is_row = variance.flatten(1, 2), is_hit.repeat_interleave(2, dim=1)
         if not self.needs_momentum:
             return Whitening.independent(variance, is_row)
         levers = self._levers(helix, planes, s, batch)

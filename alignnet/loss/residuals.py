@@ -14,14 +14,16 @@ def path_residual(loss: HelixChi2, chi2: Chi2) -> Tensor:
 
     With correlated noise V = σ² + S, S of the scatterers, the helix of the fit is the track as it started;
     far out the path strays from it by millimetres, which V knows. What is left at the most likely path is
-    σ² V⁻¹ r. Where the noise of the hits is independent there are no kinks, and this is the residual r
-    itself.
+    σ² V⁻¹ r, σ²/w in the place of σ² where hits have weights (NaN for w = 0). Where the noise of the hits is
+    independent there are no kinks, and this is the residual r itself.
     """
     whitening = chi2.fit.whitening
     if whitening.factor is None:
         return chi2.residual
     rows = whitening(chi2.residual.to(whitening.factor).flatten(1, 2))
-    variance = chi2.batch.sigma.square() + loss.noise.systematic**2
+    variance = loss.noise.variance(chi2.batch)
+    if chi2.fit.hit_weight is not None:
+        variance = variance / torch.where(chi2.fit.hit_weight > 0, chi2.fit.hit_weight, torch.nan)[..., None]
     return variance * whitening.transposed(rows).unflatten(1, (-1, 2))
 
 

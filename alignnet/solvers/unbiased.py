@@ -42,4 +42,6 @@ def unbiased(loss: HelixChi2, sensors: SensorLayer, chi2: Chi2) -> Unbiased:
     residual = (inverse @ block.force.unflatten(1, (-1, 2))[..., None]).squeeze(-1)
     # The metric carries the track's robust weight, which says nothing about how far its hits stray.
     variance = inverse.diagonal(dim1=-2, dim2=-1) * chi2.weight[:, None, None]
+    if chi2.fit.hit_weight is not None:  # nor does the hit's own
+        variance = variance - loss.noise.variance(batch) * (1 / chi2.fit.hit_weight - 1)[..., None]
     return Unbiased(residual, variance.clamp_min(0).sqrt())

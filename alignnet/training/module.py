@@ -25,6 +25,8 @@ from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.hessian import Problem, all_reduced
 from alignnet.solvers.linearised import linearise, linearise_at
 from alignnet.training.optim import GaussNewton, PreconditionedSGD
+from alignnet.training.robust_schedule import begin_epoch, measure_scales, used_fractions
+from alignnet.units import UM
 
 _CURVATURE_BATCHES = 3  # batches with which the largest eigenvalue is measured
 
@@ -54,6 +56,7 @@ class AlignmentModule(L.LightningModule):
         self.sums: dict[str, Tensor] = {}
         self.layer_sums = LayerSums(detector.layer)
         self.seed = 0
+        self.train_chi2 = 0.0  # Σχ² of the last epoch's training tracks, over all ranks
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The configured optimiser; Gauss–Newton switches to manual optimisation, one step an epoch.
@@ -84,6 +87,7 @@ class AlignmentModule(L.LightningModule):
         if sampler is not None and hasattr(sampler, "set_epoch"):
             sampler.set_epoch(self.current_epoch)
         self.sums = {}
+        self._prepare_weights()
         optimizer = self.optimizer
         if isinstance(optimizer, PreconditionedSGD) and optimizer.needs_curvature(self.current_epoch):
             self._measure_curvature(optimizer)
@@ -96,13 +100,13 @@ class AlignmentModule(L.LightningModule):
         last = self.trainer.is_last_batch
         if isinstance(self.optimizer, GaussNewton):
             self._linearise(batch, self.optimizer)
-            if last:
-                self._step()
             cost = None
         else:
             cost = self._cost(batch)
         if last:
-            self._log("train")
+            self._log("train")  # which stops where too much was rejected
+        if last and isinstance(self.optimizer, GaussNewton):
+            self._step()
         return cost
 
     def on_validation_epoch_start(self) -> None:
@@ -115,8 +119,7 @@ class AlignmentModule(L.LightningModule):
         chi2 = self.loss(self.sensors, batch)
         self._check(chi2)
         self._count("val", chi2)
-        keep = batch.is_hit & (chi2.weight > 0)[:, None]
-        self.layer_sums.add(path_residual(self.loss, chi2), batch.sensor, keep)
+        self.layer_sums.add(path_residual(self.loss, chi2), batch.sensor, chi2.used_hits)
 
     def on_validation_epoch_end(self) -> None:
         """The pass's means."""
@@ -204,6 +207,17 @@ class AlignmentModule(L.LightningModule):
                 optimizer.add(block)
         self._check(*found)
 
+    def _prepare_weights(self) -> None:
+        """The kinds and scales of robust weights in this epoch."""
+        begin_epoch(self.loss, self.current_epoch)
+        on_device = (to_device(batch, self.device) for batch in self._training_batches)
+        measure_scales(self.loss, self.sensors, on_device)
+        tau, scale = self.loss.hit_weights.scale, self.loss.weights.scale
+        named = {"hit_tau_um": None if tau is None else tau / UM, "track_scale": scale}
+        for name, value in named.items():
+            if value is not None:
+                self.log(f"robust/{name}", value, on_step=False, on_epoch=True, batch_size=1)
+
     @property
     def _training_batches(self) -> DataLoader[Batch]:
         loader: DataLoader[Batch] | None = self.trainer.train_dataloader
@@ -254,7 +268,7 @@ class AlignmentModule(L.LightningModule):
 
     def _count(self, stage: str, chi2: Chi2) -> None:
         with torch.no_grad():
-            w = chi2.weight
+            w, hits = chi2.weight, chi2.batch.is_hit & chi2.fit.ok[:, None]
             used = w > 0
             _, ndf = chi2.per_event()
             total, count = chi2.sums(self.loss.normalisation)
@@ -266,6 +280,8 @@ class AlignmentModule(L.LightningModule):
                 "count": count,
                 "tracks": torch.as_tensor(float(chi2.batch.n_tracks)),
                 "weight": w.sum(),
+                "hits": chi2.batch.is_hit.sum(),
+                "hit_weight": (hits if chi2.fit.hit_weight is None else hits * chi2.fit.hit_weight).sum(),
             }
         for key, value in values.items():
             name = f"{stage}/{key}"
@@ -274,8 +290,12 @@ class AlignmentModule(L.LightningModule):
             )
 
     def _log(self, stage: str) -> None:
-        """Means of the pass over all ranks: χ²/ndf, its track and vertex parts, cost and used fraction."""
-        names = ("track", "vertex", "ndf", "total", "count", "tracks", "weight")
+        """Means of the pass over all ranks: χ²/ndf, its track and vertex parts, cost and used fractions.
+
+        Raises:
+            ConvergenceError: robust weights have rejected too much in training.
+        """
+        names = ("track", "vertex", "ndf", "total", "count", "tracks", "weight", "hits", "hit_weight")
         packed = all_reduced(torch.stack([self.sums[f"{stage}/{name}"] for name in names]))
         s = dict(zip(names, packed.tolist(), strict=True))
         ndf = max(s["ndf"], 1.0)
@@ -284,8 +304,10 @@ class AlignmentModule(L.LightningModule):
             "chi2_track_per_ndf": s["track"] / ndf,
             "chi2_vertex_per_ndf": s["vertex"] / ndf,
             "cost": s["total"] / max(s["count"], 1.0),
-            "used_fraction": s["weight"] / max(s["tracks"], 1.0),
+            **used_fractions(self.loss, s, self.current_epoch if stage == "train" else None),
         }
+        if stage == "train":
+            self.train_chi2 = s["track"] + s["vertex"]
         for name, value in means.items():
             show = name == "chi2_per_ndf"
             self.log(f"{stage}/{name}", value, prog_bar=show, on_step=False, on_epoch=True, batch_size=1)

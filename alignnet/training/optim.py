@@ -151,6 +151,7 @@ class StepReport:
     step: float  # r.m.s. of the change of the sensors' translations [cm]
     expected_drop: float  # of Σχ² by the quadratic model
     gradient: float  # norm of the gradient of ½Σχ² in the preconditioned norm
+    unknowns: int  # degrees of freedom of the sensors that it moves by themselves
 
 
 class GaussNewton(torch.optim.Optimizer):
@@ -165,6 +166,9 @@ class GaussNewton(torch.optim.Optimizer):
         min_hits: sensors with fewer hits have no unknowns of their own and follow their volumes.
         tolerance, max_iterations: of the conjugate gradients.
         precision: "float64" or "float32" of the stored tracks; float32 halves the memory.
+        converged: the expected drop of χ² for each unknown below which a step is small: the square of how
+            many standard deviations it is, r.m.s.; null for a training that is not judged.
+        converged_step: the r.m.s. change of the translations below which it is small, too [cm].
     """
 
     def __init__(
@@ -177,6 +181,8 @@ class GaussNewton(torch.optim.Optimizer):
         tolerance: float = 1e-4,
         max_iterations: int = 200,
         precision: str = "float64",
+        converged: float | None = 0.01,
+        converged_step: float = 2e-4,
     ) -> None:
         if precision not in ("float64", "float32"):
             raise ConfigError(f"optimizer.precision is {precision!r}; choose float64 or float32")
@@ -189,7 +195,13 @@ class GaussNewton(torch.optim.Optimizer):
                 f"optimizer.tolerance is {tolerance} and max_iterations {max_iterations}; "
                 "expected a tolerance between 0 and 1 and at least 1 iteration"
             )
+        if not (converged is None or converged > 0) or not converged_step > 0:
+            raise ConfigError(
+                f"optimizer.converged is {converged} and converged_step {converged_step}; "
+                "expected a drop of χ² > 0, or null, and a length > 0 in cm"
+            )
         super().__init__(params, dict(lr=lr))
+        self.converged, self.converged_step = converged, converged_step
         self.dtype: torch.dtype = getattr(torch, precision)
         self.level_priors = {name: _pair(name, sigma) for name, sigma in (levels or {}).items()}
         self.sensor_prior = _pair("sensor", sensor_prior)
@@ -263,7 +275,8 @@ class GaussNewton(torch.optim.Optimizer):
         parameter.add_(change.to(parameter))
         moved = float(change[:, :3].square().mean().sqrt())
         gradient = float((force * preconditioner(force)).sum().clamp_min(0).sqrt())
-        self.report = StepReport(solution, moved, float((force * solution.x).sum()), gradient)
+        drop, unknowns = float((force * solution.x).sum()), int(hierarchy.own.sum())
+        self.report = StepReport(solution, moved, drop, gradient, max(unknowns, 1))
 
     @torch.no_grad()
     def error_draw(self, system: tuple[Hierarchical, Preconditioner], seed: int = 0) -> Tensor:

@@ -18,6 +18,7 @@ from alignnet.errors import CheckpointError, ConfigError
 from alignnet.training.averaging import PartitionAveraging
 from alignnet.training.callbacks import AlignmentMonitor, Checkpoints, ProgressLine
 from alignnet.training.checkpoint import AtomicCheckpointIO, check_complete, load_checkpoint
+from alignnet.training.convergence import ConvergenceMonitor
 from alignnet.training.module import AlignmentModule
 
 LAST = "last.ckpt"
@@ -31,6 +32,7 @@ def make_trainer(
     averaging: PartitionAveraging | None = None,
     validates: bool = True,
     tensorboard: bool = True,
+    stop_when_converged: bool = True,
 ) -> L.Trainer:
     """The trainer of a run in `folder`.
 
@@ -42,11 +44,12 @@ def make_trainer(
         averaging: train locally and average Θ.
         validates: whether there are validation events.
         tensorboard: whether to log for TensorBoard.
+        stop_when_converged: whether Gauss–Newton ends before the last epoch once it has converged.
     """
     _require_whole("trainer.max_epochs", options.get("max_epochs", 1))
     _require_whole("early_stop.patience", (early_stop or {}).get("patience", 1))
     monitor = "val/chi2_per_ndf" if validates else "train/chi2_per_ndf"
-    display: list[L.Callback] = [ProgressLine()]
+    display: list[L.Callback] = [ProgressLine(), ConvergenceMonitor(stop_when_converged)]
     settings = dict(options) if validates else {**options, "limit_val_batches": 0}
     console = get_console()
     settings["enable_progress_bar"] = options.get("enable_progress_bar", True) and (

@@ -11,4 +11,5 @@ from alignnet.training.answer import Answer
 
 def write_result(path: Path, detector: Detector, answer: Answer) -> None:
     """Write the tree `alignment` of an answer; arguments and errors as `write_alignment`."""
-    write_alignment(path, detector, answer.local, answer.error, answer.n_hits, answer.status)
+    kind = answer.error_kind
+    write_alignment(path, detector, answer.local, answer.error, answer.n_hits, answer.status, kind)

@@ -1,12 +1,12 @@
-"""The least known motions of a detector: lowest eigenpairs of H with its priors, in the metric of displacements.
+"""The least known motions of a detector: lowest eigenpairs of H with priors, in the metric of displacements.
 
     H v = λ G v,      vᵀ G v = mean square displacement of the sensors' corners and centres [cm²],
 
-every sensor counting alike. A mode of unit r.m.s. displacement has the expected error 1/√λ: the r.m.s.
-displacement by which the answer is off along it. In these units a chip that few tracks hit is one chip off, and a
-twist is the whole detector; the modes are the principal components of the answer's errors. (Against the diagonal
-blocks of H the eigenvalues would be ratios, which say how much worse a motion is known than if its sensors moved
-alone, and nothing in micrometres; that ratio is kept beside as the mode's `cost`.)
+every sensor counting alike. A mode of unit r.m.s. displacement has the expected error 1/√λ, the r.m.s.
+displacement by which the answer is off along it: modes are the principal components of the answer's errors. A
+twist moves the whole detector, a chip that few tracks hit moves alone and counts for little. (Against the
+diagonal blocks of H the eigenvalues would be ratios, which say how much worse a motion is known than if its
+sensors moved alone, and nothing in micrometres; that ratio is kept beside as the mode's `cost`.)
 
 With volumes as unknowns besides the sensors, the matrices are those of all unknowns, A y = λ B y with
 B = Eᵀ G E, E the displacement by the unknowns. What moves nothing and costs nothing drops out of both.
@@ -14,6 +14,7 @@ B = Eᵀ G E, E the displacement by the unknowns. What moves nothing and costs n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -46,11 +47,16 @@ class Spectrum(NamedTuple):
         null = torch.arange(len(self.value), device=self.value.device) < self.n_null
         return torch.where(null, torch.inf, self.value.clamp_min(1e-300).rsqrt())
 
+    def first(self, n: int) -> Spectrum:
+        """Its first n modes."""
+        parts = self.value[:n], self.motion[:n], self.cost[:n]
+        return Spectrum(*parts, min(self.n_null, n), self.converged)
+
     @property
     def gap(self) -> float:
         """Cost of the first mode that is seen over the largest of those that are not (or rounding, 1e-16)."""
         if self.n_null == len(self.cost):
-            return torch.nan
+            return math.nan
         last = float(self.cost[: self.n_null].abs().amax()) if self.n_null else 0.0
         return float(self.cost[self.n_null]) / max(last, 1e-16)
 
@@ -102,7 +108,7 @@ def lowest_spectrum(
     """
     pencil = _Pencil(system, preconditioner, _mean(metric, system))
     found = lowest_eigenpairs(
-        *(_columns(one) for one in (pencil.energy, pencil.size, pencil.precondition)), pencil.alone,
+        _columns(pencil.energy), _columns(pencil.size), _columns(pencil.precondition), pencil.alone,
         _start(pencil, n_modes + _GUARDS, guesses), n_modes,
         floor=1e-2 * NULL[precision], max_iterations=max_iterations, progress=progress,
     )  # fmt: skip

@@ -65,11 +65,10 @@ def pull_metrics(
     """
     metric = displacement_metric(detector) * aligned[:, None, None]
     removal = Removal(torch.cat([errors.removal.motions, rigid_motion_basis(detector)]), metric)
-    sigma, left = errors.without(removal), removal(after - truth)
+    (sigma, relative), left = errors.without(removal), removal(after - truth)
     free = (errors.sigma > 0) & aligned[:, None]
     square = torch.where(free, left / sigma.clamp_min(1e-300), torch.nan).square()
-    if errors.n_draws:  # the mean of 1 / (estimate of σ²) exceeds 1/σ²
-        square = square * (1 - 4 * errors.relative.square())
+    square = square * (1 - 4 * relative.square())  # the mean of 1 over an estimate of σ² exceeds 1/σ²
     rows = {f"layer{n}": _widths(square[detector.layer == n]) for n in detector.layers}
     return rows | {"all": _widths(square) | {"all": _rms(square)}}
 

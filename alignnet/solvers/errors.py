@@ -77,10 +77,16 @@ class Errors:
         """The columns as displacements whose mean square is the variance, each (sensors, dof)."""
         return list(self.removal(self.columns) * len(self.columns) ** 0.5)
 
-    def without(self, removal: Removal) -> Tensor:
-        """σ of the displacements from which motions are removed, the null ones among them (sensors, dof)."""
+    def without(self, removal: Removal) -> tuple[Tensor, Tensor]:
+        """Errors of displacements from which motions are removed, the null ones among them.
+
+        Returns:
+            σ, and its standard error over σ by the number of draws, both (sensors, dof).
+        """
         exact, mean = _variances(self.columns, self.alone, self.blocks, removal)
-        return (exact + mean).clamp_min(0.0).sqrt()
+        variance = (exact + mean).clamp_min(0.0)
+        share = mean / variance.clamp_min(1e-300) if self.n_draws else 0 * mean
+        return variance.sqrt(), share / max(2 * self.n_draws, 1) ** 0.5
 
 
 def exact_errors(system: Hierarchical, metric: Tensor) -> Errors:

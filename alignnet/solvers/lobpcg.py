@@ -42,6 +42,7 @@ def lowest_eigenpairs(
     energy: Product,
     start: Tensor,
     wanted: int,
+    width: int,
     tolerance: float = 1e-4,
     floor: float = 1e-12,
     max_iterations: int = 300,
@@ -53,7 +54,9 @@ def lowest_eigenpairs(
         a, b: products with the symmetric matrices, (size, vectors) → the same.
         precondition: an approximate inverse M of A, the same way.
         energy: a scale for λ of each vector, (size, vectors) → (vectors,).
-        start: vectors to start from (size, vectors), at least `wanted`; some more converge faster.
+        start: vectors whose span it starts from (size, vectors).
+        wanted: eigenpairs.
+        width: vectors that it goes on with, at least `wanted`; some more converge faster.
         tolerance, floor: an eigenpair has converged when rᵀMr, r its residual, is below `tolerance` of λ, or
             below `floor` of its energy.
         progress: called with the iteration and the largest residual over these.
@@ -61,7 +64,7 @@ def lowest_eigenpairs(
     Raises:
         ConvergenceError: a number became non-finite.
     """
-    state, _ = _combined([_part(start, a, b)], start.shape[1])
+    state, _ = _combined([_part(start, a, b)], width)
     directions: Part | None = None
     for iteration in range(max_iterations + 1):
         if iteration % _REFRESH == _REFRESH - 1:
@@ -82,7 +85,7 @@ def lowest_eigenpairs(
             break
         w = w - state.x @ (state.bx.T @ w)
         parts = [(state.x, state.ax, state.bx), _part(w, a, b)]
-        state, directions = _combined(parts if directions is None else [*parts, directions], start.shape[1])
+        state, directions = _combined(parts if directions is None else [*parts, directions], width)
     converged = bool((residual <= 1).all())
     return Eigenpairs(state.values[:wanted], state.x[:, :wanted], residual, iteration, converged)
 

@@ -109,7 +109,7 @@ def lowest_spectrum(
     pencil = _Pencil(system, preconditioner, _mean(metric, system))
     found = lowest_eigenpairs(
         _columns(pencil.energy), _columns(pencil.size), _columns(pencil.precondition), pencil.alone,
-        _start(pencil, n_modes + _GUARDS, guesses), n_modes,
+        _start(pencil, n_modes + _GUARDS, guesses), n_modes, n_modes + _GUARDS,
         floor=1e-2 * NULL[precision], max_iterations=max_iterations, progress=progress,
     )  # fmt: skip
     motion = torch.stack([pencil.expand(y) for y in found.vectors.T])

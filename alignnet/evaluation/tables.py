@@ -79,7 +79,8 @@ def pull_table(pulls: Mapping[str, Any], errors: Mapping[str, Any]) -> Table:
 
 def spectrum_table(spectrum: Mapping[str, Any]) -> Table:
     """The least known motions: expected error [µm], cost, and what they look like."""
-    title = f"Least known motions ({spectrum['n_null']} not known at all)"
+    left = "" if spectrum["converged"] else "; the search had not converged"
+    title = f"Least known motions ({spectrum['n_null']} not known at all{left})"
     table = _table(title, "mode")
     for name in ("error [µm]", "cost"):
         _column(table, "", name)

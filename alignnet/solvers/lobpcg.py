@@ -43,7 +43,7 @@ def lowest_eigenpairs(
     start: Tensor,
     wanted: int,
     width: int,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-3,
     floor: float = 1e-12,
     max_iterations: int = 300,
     progress: Callable[[int, float], None] | None = None,

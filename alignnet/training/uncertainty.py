@@ -54,7 +54,7 @@ class Uncertainty:
     errors: str | None = None
     n_draws: int = 32
     n_modes: int = 0
-    tolerance: float = 1e-5
+    tolerance: float = 1e-3
     max_iterations: int = 1000
     watch: Watch = _unwatched
     step: Callable[[int, float], None] | None = None

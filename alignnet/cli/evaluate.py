@@ -20,6 +20,9 @@ from alignnet.data.root_alignment import read_alignment, read_alignment_table
 from alignnet.evaluation.summary import report, write_metrics
 from alignnet.training.answer import ALIGNED
 
+OF_TRAINING = ("errors", "pulls", "spectrum")
+"""What training found of the answer's errors, whichever tracks are evaluated."""
+
 log = logging.getLogger("alignnet.evaluate")
 
 
@@ -46,6 +49,7 @@ def main(config: DictConfig) -> None:
     history = _trained(run).get("history", [])
     metrics = evaluation.run(run / "evaluation", history)
     metrics |= _limits(run, metrics)
+    metrics |= {key: trained for key, trained in _trained(run).items() if key in OF_TRAINING}
     metrics |= {"seconds": time.perf_counter() - start, "peak_memory_mb": peak_memory_mb()}
     write_metrics(run / "evaluation" / "metrics.json", metrics)
     report(metrics, run / "evaluation")

@@ -47,7 +47,8 @@ def main(config: DictConfig) -> None:
             log.warning("%s has names like %s: not those of ALICE", detector.name, detector.names[0])
         write_alice(output, detector, local)
     elif config.format == "table":
-        write_table(output, detector, local, error, table.n_hits, table.status)
+        kind = int(table.error_kind[0])
+        write_table(output, detector, local, error, table.n_hits, table.status, kind)
     else:
         fixed = np.where(_fixed(table), -1.0, 0.0)
         write_result(output, sensor_labels(detector), table.local, fixed, error=table.error)

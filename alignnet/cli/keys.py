@@ -54,6 +54,9 @@ class Evaluation:
     """Its section `evaluation`."""
 
     limit: bool
+    errors: Literal["exact", "draws", "auto"] | None
+    draws: int
+    spectrum: int
     dca_vertex: Literal["given", "leave_one_out", "truth"]
     part: Literal["all", "train", "validation", "test"]
     max_tracks: int | None

@@ -17,6 +17,7 @@ from alignnet.cli.keys import check_keys
 from alignnet.cli.resume import continued, remembered, restored_if_refused
 from alignnet.cli.run_folder import forget_curves
 from alignnet.cli.setup import evaluation_of, is_first_rank, load_problem, plain, quiet
+from alignnet.cli.uncertainty import show_spectrum, uncertainty_of
 from alignnet.data.memory import peak_memory_mb
 from alignnet.errors import NotConvergedError
 from alignnet.evaluation.summary import report, write_metrics
@@ -65,21 +66,23 @@ def train(config: DictConfig) -> None:
     monitor = AlignmentMonitor(problem.truth, config.figure_every)
     validates = len(problem.data.rows["validation"]) > 0
     trainer = make_trainer(folder, plain(config.trainer), [monitor], early_stop, averaging, validates)
-    evaluation = evaluation_of(problem, config.evaluation)
+    evaluation, uncertainty = evaluation_of(problem, config.evaluation), uncertainty_of(config, log)
     log.info("%s: %d sensors, %d tracks from %s", problem.detector.name, len(problem.detector),
              len(problem.data.tracks), ", ".join(problem.data.files))  # fmt: skip
     fit(trainer, module, problem.data, None if config.resume is None else Path(config.resume))
     draw = config.evaluation.limit and problem.truth is not None
-    answer = answer_of(module, problem.data, draw)  # ranks share the work
+    answer = answer_of(module, problem.data, draw, uncertainty)  # ranks share the work
     if not trainer.is_global_zero:
         return
     status = convergence_of(trainer)
     write_result(folder / "alignment.root", problem.detector, answer, {"convergence": status.plain()})
     begin_epoch(problem.loss, None)  # before and after have scales of their own
     evaluation = replace(
-        evaluation, after=answer.local, aligned=answer.status == ALIGNED, error_draws=answer.error_draws
-    )
+        evaluation, after=answer.local, aligned=answer.status == ALIGNED, error_draws=answer.error_draws,
+        errors=answer.errors, spectrum=answer.spectrum,
+    )  # fmt: skip
     metrics = evaluation.run(folder / "evaluation", monitor.history)
+    show_spectrum(trainer, metrics)
     metrics |= {
         "seconds": time.perf_counter() - start,
         "peak_memory_mb": peak_memory_mb(),

@@ -26,6 +26,13 @@ from alignnet.geometry.detector import Detector
 STATUS = {0: "aligned", 1: "fixed", 2: "too few hits"}
 """What `status` says of a sensor."""
 
+ERROR_KINDS = {
+    0: "the other sensors held in place",
+    1: "all sensors together, from the inverse matrix",
+    2: "all sensors together, from draws",
+}
+"""What `error_kind` says of the errors."""
+
 ERROR_NAMES = tuple(f"{name}_error" for name in rigid.LOCAL_NAMES)
 
 
@@ -39,6 +46,7 @@ class AlignmentTable(NamedTuple):
     global_: Array  # float64 (rows, 6): x, y, z [cm], psi, theta, phi [rad] (AlignParam)
     n_hits: Array  # int64 (rows,)
     status: Array  # int8 (rows,), a key of STATUS
+    error_kind: Array  # int8 (rows,), a key of ERROR_KINDS
 
 
 def alignment_table(
@@ -47,6 +55,7 @@ def alignment_table(
     errors: Tensor | None,
     n_hits: Tensor | Array,
     status: Tensor | Array,
+    error_kind: int = 0,
 ) -> AlignmentTable:
     """The table of an alignment; arguments as for `write_alignment`."""
     local = checked_local(detector, local_six)
@@ -69,6 +78,7 @@ def alignment_table(
         global_=global_six(detector, local).numpy(),
         n_hits=found,
         status=state,
+        error_kind=np.full(n, error_kind, dtype=np.int8),
     )
 
 
@@ -79,6 +89,7 @@ def write_alignment(
     errors: Tensor | None,
     n_hits: Tensor | Array,
     status: Tensor | Array,
+    error_kind: int = 0,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Write tree `alignment`; the file appears whole or not at all.
@@ -90,13 +101,14 @@ def write_alignment(
         errors: their standard deviations (sensors, 6), NaN or None where not known.
         n_hits: hits on each sensor (sensors,).
         status: 0 aligned, 1 fixed, 2 too few hits (sensors,).
+        error_kind: what the errors are, a key of `ERROR_KINDS`.
         metadata: what JSON can hold, as the object `metadata`; None for none.
 
     Raises:
         GeometryError: shapes do not fit the detector, a number is not finite, or a status is unknown.
         ConfigError: the file cannot be written there.
     """
-    columns = table_columns(alignment_table(detector, local_six, errors, n_hits, status))
+    columns = table_columns(alignment_table(detector, local_six, errors, n_hits, status, error_kind))
     with replacing(path) as temporary, uproot.recreate(temporary) as file:
         write_columns(file, "alignment", columns)
         if metadata is not None:
@@ -124,7 +136,7 @@ def read_alignment_table(path: str | Path) -> AlignmentTable:
         SchemaError: the file does not follow the schema.
     """
     names = ("sensor_id", "name", *rigid.LOCAL_NAMES, *ERROR_NAMES, *rigid.GLOBAL_NAMES, "n_hits", "status")
-    table = Table(path, "alignment", names)
+    table = Table(path, "alignment", names, optional=("error_kind",))
     status = table.numbers("status", "integer")
     table.origin.require("status", np.isin(status, list(STATUS)), status, str(STATUS))
     return AlignmentTable(
@@ -135,6 +147,7 @@ def read_alignment_table(path: str | Path) -> AlignmentTable:
         global_=_six(table, rigid.GLOBAL_NAMES),
         n_hits=table.numbers("n_hits", "integer"),
         status=status.astype(np.int8),
+        error_kind=_kinds(table, len(status)),
     )
 
 
@@ -144,7 +157,7 @@ def table_columns(table: AlignmentTable) -> dict[str, Any]:
     for i, (name, error) in enumerate(zip(rigid.LOCAL_NAMES, ERROR_NAMES, strict=True)):
         columns |= {name: table.local[:, i], error: table.error[:, i]}
     columns |= {name: table.global_[:, i] for i, name in enumerate(rigid.GLOBAL_NAMES)}
-    return columns | {"n_hits": table.n_hits, "status": table.status}
+    return columns | {"n_hits": table.n_hits, "status": table.status, "error_kind": table.error_kind}
 
 
 def table_of(columns: Mapping[str, Any]) -> AlignmentTable:
@@ -161,6 +174,7 @@ def table_of(columns: Mapping[str, Any]) -> AlignmentTable:
         global_=six(rigid.GLOBAL_NAMES),
         n_hits=np.asarray(columns["n_hits"], dtype=np.int64),
         status=np.asarray(columns["status"], dtype=np.int8),
+        error_kind=np.asarray(columns.get("error_kind", np.zeros(len(columns["status"]))), dtype=np.int8),
     )
 
 
@@ -211,6 +225,15 @@ def sensor_rows(table: Table, detector: Detector) -> Array:
     once = np.isin(np.arange(len(rows)), first)
     table.origin.require("sensor_id", once, sensor_id, "each sensor once")
     return rows
+
+
+def _kinds(table: Table, n: int) -> Array:
+    """What the errors of a table are; files without the branch have those with other sensors held."""
+    if "error_kind" not in table:
+        return np.zeros(n, dtype=np.int8)
+    kind = table.numbers("error_kind", "integer")
+    table.origin.require("error_kind", np.isin(kind, list(ERROR_KINDS)), kind, str(ERROR_KINDS))
+    return kind.astype(np.int8)
 
 
 def _six(table: Table, names: Sequence[str]) -> Array:

@@ -30,6 +30,7 @@ __all__ = [
     "dca_mean_and_width",
     "residual_histograms",
     "residuals_per_layer",
+    "spectrum",
     "truth_recovery",
 ]
 
@@ -182,6 +183,31 @@ def convergence(history: Sequence[Mapping[str, float]], ideal: float | None = No
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set(xlabel="epoch", ylabel=r"$\chi^2$ / ndf")
     axis.legend()
+    return figure
+
+
+@styled
+def spectrum(found: Mapping[str, Any]) -> Figure:
+    """Expected error of the least known motions, with their names; null modes reach to the edge.
+
+    Args:
+        found: `alignnet.evaluation.uncertainty.spectrum_metrics`.
+    """
+    modes = found["modes"]
+    known = [mode["amplitude_um"] for mode in modes if mode["amplitude_um"] is not None]
+    edge = 10 * max(known, default=1.0)
+    figure = Figure(figsize=(7.0, 0.8 + 0.24 * max(len(modes), 4)), layout="constrained")
+    axis = figure.subplots()
+    for i, mode in enumerate(modes):
+        null = mode["amplitude_um"] is None
+        style = {"color": "0.6", "hatch": "///"} if null else {"color": STYLE["after"]["color"]}
+        axis.barh(i, edge if null else mode["amplitude_um"], height=0.7, fill=not null, **style)
+        axis.annotate(mode["name"], (1.01, i), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+    axis.set_xscale("log")
+    axis.set_xlim(0.5 * min(known, default=0.1), edge)
+    axis.invert_yaxis()
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set(xlabel="expected error, r.m.s. displacement [µm]", ylabel="mode")
     return figure
 
 

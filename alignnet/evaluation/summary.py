@@ -23,9 +23,12 @@ from alignnet.evaluation.dca_sample import VERTICES, dca_sample, event_batches
 from alignnet.evaluation.residuals import ResidualSummary, residual_metrics, residual_summary
 from alignnet.evaluation.tables import show
 from alignnet.evaluation.truth import truth_recovery
+from alignnet.evaluation.uncertainty import error_metrics, pull_metrics, spectrum_metrics
 from alignnet.geometry.detector import Detector
 from alignnet.loss.chi2 import HelixChi2
 from alignnet.sensors.sensor import SensorLayer
+from alignnet.solvers.errors import Errors
+from alignnet.solvers.spectrum import Spectrum
 
 log = logging.getLogger("alignnet.evaluation")
 
@@ -42,6 +45,8 @@ class Evaluation:
         truth: the true ones of a simulation, or None.
         aligned: sensors that truth recovery counts (sensors,).
         error_draws: draws of the answer's statistical errors, for the limit.
+        errors: errors of all sensors together, where they were worked out.
+        spectrum: the least known motions, where they were looked for.
         dca_vertex: "given", "leave_one_out" or "truth".
         max_chi2_per_ndf: leave out tracks beyond it.
 
@@ -57,6 +62,8 @@ class Evaluation:
     truth: Tensor | None
     aligned: Tensor
     error_draws: Sequence[Tensor] = ()
+    errors: Errors | None = None
+    spectrum: Spectrum | None = None
     dca_vertex: str = "given"
     max_chi2_per_ndf: float | None = None
 
@@ -85,6 +92,7 @@ class Evaluation:
             metrics |= truth_recovery(
                 self.detector, self.before, self.after, self.truth, self.aligned, self.error_draws
             )
+        metrics |= self.uncertainty()
         metrics["dca"] = self.dca()
         metrics["n_aligned"] = int(self.aligned.sum())
         self.draw(folder, metrics, summaries, history)
@@ -119,6 +127,17 @@ class Evaluation:
         batches = self.batches(self.dca_vertex)
         return dca_table(dca_sample(self.loss, self.detector, self.geometries, batches, self.dca_vertex))
 
+    def uncertainty(self) -> dict[str, Any]:
+        """What is known of the errors."""
+        metrics: dict[str, Any] = {}
+        if self.errors is not None:
+            metrics["errors"] = error_metrics(self.detector, self.errors, self.aligned)
+        if self.errors is not None and self.truth is not None:
+            metrics["pulls"] = pull_metrics(self.detector, self.errors, self.after, self.truth, self.aligned)
+        if self.spectrum is not None:
+            metrics["spectrum"] = spectrum_metrics(self.detector, self.spectrum)
+        return metrics
+
     def draw(
         self,
         folder: Path,
@@ -137,6 +156,8 @@ class Evaluation:
             figures["truth"] = plots.truth_recovery(metrics["truth"], "rigid motions and weak modes removed")
         if metrics.get("dca"):
             figures["dca"] = plots.dca_mean_and_width(metrics["dca"])
+        if metrics.get("spectrum"):
+            figures["spectrum"] = plots.spectrum(metrics["spectrum"])
         if history:
             figures["convergence"] = plots.convergence(history, metrics.get("chi2_per_ndf_ideal"))
         for layer in self.detector.layers:

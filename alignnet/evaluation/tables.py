@@ -26,13 +26,18 @@ def show(metrics: Mapping[str, Any], console: Console | None = None) -> None:
     """Print every table that `metrics` has the numbers for.
 
     Args:
-        metrics: nested as in metrics.json: `truth`, `truth_layer_rigid`, `residuals`, `dca`.
+        metrics: nested as in metrics.json: `truth`, `truth_layer_rigid`, `pulls` with `errors`, `spectrum`,
+            `residuals`, `dca`.
         console: where to; default: standard output, at least 80 columns wide.
     """
     console = console or terminal()
     for kind in ("truth", "truth_layer_rigid"):
         if metrics.get(kind):
             console.print(truth_table(metrics[kind], _NAMES[kind]))
+    if metrics.get("pulls"):
+        console.print(pull_table(metrics["pulls"], metrics["errors"]))
+    if metrics.get("spectrum"):
+        console.print(spectrum_table(metrics["spectrum"]))
     if metrics.get("residuals"):
         console.print(residual_table(metrics["residuals"]))
     if metrics.get("dca"):
@@ -57,6 +62,32 @@ def truth_table(recovery: Mapping[str, Any], removed: str = "") -> Table:
     for name, row in recovery.items():
         values = [row[c].get(f"{kind}_um") for c in "uvw" for kind in kinds]
         table.add_row(name.removeprefix("layer"), *map(_short, values))
+    return table
+
+
+def pull_table(pulls: Mapping[str, Any], errors: Mapping[str, Any]) -> Table:
+    """Widths of (answer − truth) / σ of each layer; 1 where the errors cover the truth."""
+    how = f"{errors['n_draws']} draws" if errors["n_draws"] else "exact"
+    table = _table(f"Pulls of the answer, rigid motions removed (errors: {how})", "layer")
+    names = [name for name in pulls["all"] if name != "all"]
+    for name in [*names, "all"]:
+        _column(table, "", name)
+    for layer, row in pulls.items():
+        table.add_row(layer.removeprefix("layer"), *(_short(row.get(name)) for name in [*names, "all"]))
+    return table
+
+
+def spectrum_table(spectrum: Mapping[str, Any]) -> Table:
+    """The least known motions: expected error [µm], cost, and what they look like."""
+    left = "" if spectrum["converged"] else "; the search had not converged"
+    title = f"Least known motions ({spectrum['n_null']} not known at all{left})"
+    table = _table(title, "mode")
+    for name in ("error [µm]", "cost"):
+        _column(table, "", name)
+    table.add_column("\nlooks like", no_wrap=False)
+    for i, mode in enumerate(spectrum["modes"]):
+        error = "∞" if mode["amplitude_um"] is None else _short(mode["amplitude_um"])
+        table.add_row(str(i), error, f"{abs(mode['cost']):.1e}", mode["name"])
     return table
 
 

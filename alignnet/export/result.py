@@ -15,4 +15,5 @@ def write_result(
     path: Path, detector: Detector, answer: Answer, metadata: Mapping[str, Any] | None = None
 ) -> None:
     """Write the tree `alignment` of an answer; arguments and errors as `write_alignment`."""
-    write_alignment(path, detector, answer.local, answer.error, answer.n_hits, answer.status, metadata)
+    answered = (answer.local, answer.error, answer.n_hits, answer.status, answer.error_kind)
+    write_alignment(path, detector, *answered, metadata)

@@ -37,6 +37,7 @@ def write_table(
     errors: Tensor | None,
     n_hits: Tensor | Array,
     status: Tensor | Array,
+    error_kind: int = 0,
 ) -> None:
     """Write an alignment; the file appears whole or not at all. Arguments as for `write_alignment`.
 
@@ -46,9 +47,9 @@ def write_table(
     """
     suffix = _suffix(path)
     if suffix == ".root":
-        write_alignment(path, detector, local_six, errors, n_hits, status)
+        write_alignment(path, detector, local_six, errors, n_hits, status, error_kind)
         return
-    columns = table_columns(alignment_table(detector, local_six, errors, n_hits, status))
+    columns = table_columns(alignment_table(detector, local_six, errors, n_hits, status, error_kind))
     with replacing(path) as temporary:
         (_write_csv if suffix == ".csv" else _write_parquet)(temporary, columns)
 

@@ -36,6 +36,13 @@ def displacement_rate(detector: Detector, local: Tensor) -> Tensor:
     return moved[..., torch.tensor(rigid.LOCAL_TO_XYZ)]
 
 
+def displacement_metric(detector: Detector) -> Tensor:
+    """G (sensors, 6, 6): localᵀ G local is the mean square displacement of the probe points [cm²]."""
+    unit = torch.eye(6, dtype=torch.float64)[:, None].expand(-1, len(detector), -1)
+    rate = torch.stack([displacement_rate(detector, dof) for dof in unit], -1)  # sensors, 5, 3, 6
+    return torch.einsum("spci,spcj->sij", rate, rate) / rate.shape[1]
+
+
 def difference(aligned: Tensor, truth: Tensor, detector: Detector) -> Tensor:
     """Displacement of the probe points between two sets of local sixes, (sensors, 5, 3) [cm]."""
     return displacement(detector, aligned) - displacement(detector, truth)

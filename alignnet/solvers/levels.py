@@ -94,6 +94,7 @@ class Hierarchical:
         sensor_weight = sensor_weight.to(self.own.device)
         if not sensor_weight.any():
             sensor_weight = sensor_weight.new_zeros(())  # none, however many degrees of freedom there are
+        self.sensor_weight = sensor_weight
         self.weight = torch.cat(
             [(sensor_weight.expand_as(self.own) * self.own).flatten()]
             + [level.weight.expand(level.n_groups, -1).flatten() for level in levels]
@@ -159,6 +160,18 @@ class Preconditioner:
             else:
                 parts.append(inverse @ part)
         return torch.cat(parts)
+
+    def alone(self) -> Tensor:
+        """Covariance of each sensor's displacement while all else stays in place (sensors, dof, dof)."""
+        own, basis = self.hierarchy.own, self.hierarchy.basis
+        inverse = self.sensors.inverse * own[:, :, None] * own[:, None, :]
+        return inverse if basis is None else basis @ inverse @ basis.mT
+
+    def sensors_alone(self, vector: Tensor) -> Tensor:
+        """Each sensor's displacement by its share of a packed force, all else in place (sensors, dof)."""
+        own, basis = self.hierarchy.own, self.hierarchy.basis
+        moved = self.sensors(vector[: own.numel()].view_as(own)) * own
+        return moved if basis is None else (basis @ moved[..., None]).squeeze(-1)
 
 
 def _level_inverse(problem: Problem, level: Level, blocks: Tensor) -> BlockJacobi | Tensor:

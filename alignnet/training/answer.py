@@ -9,10 +9,13 @@ from torch import Tensor
 
 from alignnet.data.datamodule import AlignmentData
 from alignnet.sensors.sensor import SensorLayer
+from alignnet.solvers.errors import Errors
 from alignnet.solvers.hessian import Problem
 from alignnet.solvers.linearised import linearise
+from alignnet.solvers.spectrum import Spectrum
 from alignnet.training.module import AlignmentModule
 from alignnet.training.optim import GaussNewton
+from alignnet.training.uncertainty import Uncertainty
 
 ALIGNED, FIXED, TOO_FEW_HITS = 0, 1, 2
 
@@ -22,19 +25,32 @@ class Answer:
     """An alignment of a detector's sensors."""
 
     local: Tensor  # local six (sensors, 6)
-    error: Tensor  # σ of each, other sensors held in place (sensors, 6); NaN where hits do not determine it
+    error: Tensor  # σ of each (sensors, 6); NaN where hits do not determine it
     n_hits: Tensor  # hits of training tracks (sensors,)
     status: Tensor  # 0 aligned, 1 fixed, 2 too few hits (sensors,)
     error_draws: list[Tensor]  # draws of the statistical errors of all sensors together, each (sensors, 6)
+    errors: Errors | None = None  # all sensors together; None: `error` holds the others in place
+    spectrum: Spectrum | None = None  # the least known motions
+
+    @property
+    def error_kind(self) -> int:
+        """What `error` is, a key of `ERROR_KINDS` of tree `alignment`."""
+        return 0 if self.errors is None else 2 if self.errors.n_draws else 1
 
 
-def answer_of(module: AlignmentModule, data: AlignmentData, draw: bool = False) -> Answer:
+def answer_of(
+    module: AlignmentModule,
+    data: AlignmentData,
+    draw: bool = False,
+    uncertainty: Uncertainty | None = None,
+) -> Answer:
     """Linearise the training tracks at the sensors' places for hits, errors and draws.
 
     Args:
         module: trained.
         data: its data.
         draw: make a draw of the statistical errors, one linear solve.
+        uncertainty: what else to say of the errors; its draws then stand for that one.
     """
     local = module.sensors.local()
     layer = SensorLayer.of(module.detector)
@@ -48,8 +64,13 @@ def answer_of(module: AlignmentModule, data: AlignmentData, draw: bool = False) 
     n_hits = problem.hits()
     status = torch.where(n_hits >= solver.min_hits, ALIGNED, TOO_FEW_HITS)
     status[~module.sensors.free.any(-1)] = FIXED
+    wanted = uncertainty or Uncertainty()
+    errors, spectrum = wanted.of(system, module.detector, solver.dtype, module.seed)
+    if errors is not None:
+        return Answer(local, errors.sigma, n_hits, status, errors.draws, errors, spectrum)
     error_draws = [solver.error_draw(system, module.seed)] if draw else []
-    return Answer(local, _conditional_errors(problem, n_hits), n_hits, status, error_draws)
+    error = _conditional_errors(problem, n_hits)
+    return Answer(local, error, n_hits, status, error_draws, None, spectrum)
 
 
 def _solver(module: AlignmentModule, layer: SensorLayer) -> GaussNewton:

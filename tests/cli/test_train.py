@@ -218,3 +218,27 @@ def test_a_second_run_in_a_folder_forgets_the_curves_of_the_first(few, tmp_path,
         (events,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
     train(tmp_path, *options, "trainer.max_epochs=2", f"resume={tmp_path}")
     assert events.is_file()
+
+
+# errors of all sensors together
+
+
+def test_a_run_says_how_well_it_is_known(few, tmp_path):
+    options = (
+        "optimizer=gauss_newton",
+        "trainer.max_epochs=1",
+        "evaluation.errors=draws",
+        "evaluation.draws=6",
+    )
+    train(tmp_path, *[o for o in few if not o.startswith("trainer.max")], *options, "evaluation.spectrum=4")
+    table, metrics = read_alignment_table(tmp_path / "alignment.root"), metrics_of(tmp_path)
+    assert (table.error_kind == 2).all()
+    assert (table.error > 0).all()
+    assert (metrics["errors"]["kind"], metrics["errors"]["n_draws"]) == ("draws", 6)
+    assert 0 < metrics["errors"]["relative"] < 0.5
+    assert 0.3 < metrics["pulls"]["all"]["all"] < 3
+    assert len(metrics["spectrum"]["modes"]) == 4
+    assert (tmp_path / "evaluation" / "spectrum.png").is_file()
+    board = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0})
+    board.Reload()
+    assert "spectrum" in board.Tags()["images"]

@@ -47,7 +47,7 @@ def test_csv_begins_with_the_columns_of_the_schema(tmp_path):
     local = [
         f"{name}{end}" for name in ("du", "dv", "dw", "rot_u", "rot_v", "rot_w") for end in ("", "_error")
     ]
-    last = ["x", "y", "z", "psi", "theta", "phi", "n_hits", "status"]
+    last = ["x", "y", "z", "psi", "theta", "phi", "n_hits", "status", "error_kind"]
     assert columns == ["sensor_id", "name", *local, *last]
 
 

@@ -40,7 +40,7 @@ class PairBlocks:
         """See to it that so many blocks more can be met."""
         need = int(self.used[0]) + blocks
         if need > len(self.values):
-            self.values.resize((max(need, len(self.values) * 5 // 4), self.width, self.width), refcheck=False)
+            self.values.resize((max(need, len(self.values) * 9 // 8), self.width, self.width), refcheck=False)
         size = len(self.table)
         while size < 2 * len(self.values):
             size *= 2
@@ -51,12 +51,12 @@ class PairBlocks:
     def matrix(self) -> BlockMatrix:
         """The matrix; this object has nothing left."""
         key, where = self.table[self.table[:, 0] >= 0].T
-        self.table = self.table[:0]
+        self.table = np.zeros((0, 2), dtype=np.int64)
         diagonal = np.arange(self.rows, dtype=np.int64)
         key, where = np.concatenate([diagonal * (PAIR + 1), key]), np.concatenate([diagonal, where])
         order = np.argsort(key)
         key, where = key[order], where[order]
-        values, self.values = self.values, self.values[:0]
+        values, self.values = self.values, np.zeros((0, self.width, self.width))
         _permute(values, where)
         values.resize((len(where), self.width, self.width), refcheck=False)
         start = np.searchsorted(key, np.arange(self.rows + 1, dtype=np.int64) * PAIR)

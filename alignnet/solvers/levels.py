@@ -137,9 +137,14 @@ class Hierarchical:
 
 
 class Preconditioner:
-    """The inverse of H's diagonal blocks: sensors' 6×6, each level's matrix (dense, or a block a volume)."""
+    """The inverse of H's diagonal blocks: sensors' 6×6, each level's matrix (dense, or a block a volume).
 
-    def __init__(self, hierarchy: Hierarchical) -> None:
+    Args:
+        hierarchy: the system.
+        with_levels: False leaves out the volumes'.
+    """
+
+    def __init__(self, hierarchy: Hierarchical, with_levels: bool = True) -> None:
         self.hierarchy = hierarchy
         blocks = hierarchy.problem.diagonal_blocks()
         first = hierarchy.weight.split(hierarchy._sizes)[0]
@@ -147,7 +152,8 @@ class Preconditioner:
         mine = blocks if basis is None else basis.mT @ blocks @ basis
         local = mine * own[:, :, None] * own[:, None, :] + torch.diag_embed(first.view_as(own) + (1 - own))
         self.sensors = BlockJacobi(local)
-        self.levels = [_level_inverse(hierarchy.problem, level, blocks) for level in hierarchy.levels]
+        levels = hierarchy.levels if with_levels else []
+        self.levels = [_level_inverse(hierarchy.problem, level, blocks) for level in levels]
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The preconditioner times packed unknowns."""

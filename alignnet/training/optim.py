@@ -23,6 +23,7 @@ from alignnet.sensors.parametrisation import RigidLocal
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.assembled import Collection
 from alignnet.solvers.hessian import Problem
+from alignnet.solvers.direct_preconditioner import direct_preconditioner
 from alignnet.solvers.levels import Hierarchical, Level, Preconditioner, level, prior_weight
 from alignnet.solvers.linearised import Block
 from alignnet.solvers.pcg import BlockJacobi, Solution, conjugate_gradients
@@ -138,6 +139,7 @@ def largest_eigenvalue(matrix: Problem, preconditioner: BlockJacobi, iterations:
     return 1.05 * value
 
 
+_SINGLE = 30_000  # unknowns beyond which the factor of their matrix is in single precision
 _ENOUGH = 1e-6  # of χ² for each unknown (a thousandth of its error): conjugate gradients need not gain less
 # Priors for these may stand in a configuration that serves detectors without them.
 _USUAL_LEVELS = ("half_barrel", "layer", "stave", "half_stave", "module")
@@ -246,7 +248,8 @@ class GaussNewton(torch.optim.Optimizer):
         hierarchy = Hierarchical(
             problem, self._levels, prior_weight(self.sensor_prior), moves, self._own_basis()
         )
-        return hierarchy, hierarchy.preconditioner()
+        precision = "float32" if len(hierarchy) > _SINGLE else "float64"
+        return hierarchy, direct_preconditioner(hierarchy, precision) or hierarchy.preconditioner()
 
     def _own_basis(self) -> Tensor | None:
         """The motions in their own frame that a prior of the sensors is about; None where these are Θ."""

@@ -1,0 +1,112 @@
+"""The inverse of the alignment's matrix by a sparse factorisation, in the place of its blocks' inverses.
+
+Conjugate gradients then take a few iterations however many sensors there are, with or without levels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from alignnet.data.memory import physical_memory
+from alignnet.data.tracks import Array
+from alignnet.solvers.assembled import AssembledProblem
+from alignnet.solvers.block_matrix import BlockMatrix
+from alignnet.solvers.elimination_tree import EliminationTree
+from alignnet.solvers.hierarchy_matrix import hierarchy_matrix, volumes_of
+from alignnet.solvers.levels import Hierarchical, Preconditioner
+from alignnet.solvers.scaled_problem import inverse_root
+from alignnet.solvers.sparse_cholesky import factorise
+
+_MEMORY_SHARE = 0.3  # of the machine's memory for the factors of all ranks
+
+
+class DirectPreconditioner(Preconditioner):
+    """`Preconditioner` from a factorisation of the whole matrix.
+
+    Args:
+        hierarchy: of an assembled problem.
+        matrix: its matrix of sensors and volumes, which is used up.
+        tree: how to factor that.
+        precision: "float64" or "float32" of the factor.
+    """
+
+    def __init__(
+        self, hierarchy: Hierarchical, matrix: BlockMatrix, tree: EliminationTree, precision: str = "float64"
+    ) -> None:
+        super().__init__(hierarchy, with_levels=False)
+        self.volumes = volumes_of(hierarchy)
+        self.scale = inverse_root(matrix.diagonal_blocks)
+        self.factor = factorise(matrix.scaled(self.scale), tree, precision)
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """The inverse times packed unknowns: x = T y for the unknowns y = (δ, x_l), so A⁻¹ = T M⁻¹ Tᵀ."""
+        h = self.hierarchy
+        own = h.own.double().numpy()
+        first, *rest = (part.double().numpy() for part in vector.split(h._sizes))
+        force = first.reshape(own.shape) * own
+        parts = [force]
+        for part, level in zip(rest, self.volumes, strict=True):
+            wide = part.reshape(-1, 6).copy()
+            pull = (level.motion.swapaxes(1, 2) @ force[..., None])[..., 0]
+            np.subtract.at(wide, level.block - level.block.min(), pull)
+            parts.append(wide)
+        y = self._solve(np.concatenate(parts))
+        moved, out, at = y[: len(own)], [], len(own)
+        for part, level in zip(rest, self.volumes, strict=True):
+            moved = moved - (level.motion @ y[level.block][..., None])[..., 0]
+            out.append(y[at : at + part.size // 6])
+            at += part.size // 6
+        packed = np.concatenate([(moved * own).ravel(), *(part.ravel() for part in out)])
+        return torch.from_numpy(packed).to(vector)
+
+    def _solve(self, force: Array) -> Array:
+        scaled = np.einsum("bij,bi->bj", self.scale, force)
+        return np.einsum("bij,bj->bi", self.scale, self.factor.solve(scaled.ravel()).reshape(force.shape))
+
+
+def direct_preconditioner(hierarchy: Hierarchical, precision: str) -> DirectPreconditioner | None:
+    """The preconditioner, or None where it does not apply.
+
+    It takes an assembled matrix, priors on the sensors if there are volumes above them, and enough memory.
+    """
+    problem = hierarchy.problem
+    n_own = hierarchy.own.numel()
+    held = bool((hierarchy.weight[:n_own] > 0).any()) or not hierarchy.levels
+    if not isinstance(problem, AssembledProblem) or hierarchy.basis is not None or not held:
+        return None
+    matrix = hierarchy_matrix(hierarchy, of_all_ranks(problem.matrices))
+    tree = EliminationTree.of(matrix)
+    itemsize = np.dtype(precision).itemsize
+    if itemsize * tree.size(matrix.width) * _ranks() > _MEMORY_SHARE * physical_memory():
+        return None
+    return DirectPreconditioner(hierarchy, matrix, tree, precision)
+
+
+def of_all_ranks(matrices: list[BlockMatrix]) -> BlockMatrix:
+    """The sum of this rank's matrices and those of all others, in the same order on every rank."""
+    if len(matrices) > 1:
+        matrices = [_added(matrices)]
+    if _ranks() == 1:
+        return matrices[0]
+    gathered: list[BlockMatrix | None] = [None] * _ranks()
+    dist.all_gather_object(gathered, matrices[0])
+    return _added([matrix for matrix in gathered if matrix is not None])
+
+
+def _added(matrices: list[BlockMatrix]) -> BlockMatrix:
+    rows = len(matrices[0])
+    key = np.concatenate([matrix.row * rows + matrix.column for matrix in matrices])
+    place, which = np.unique(key, return_inverse=True)
+    values = np.zeros((len(place), *matrices[0].values.shape[1:]))
+    first = 0
+    for matrix in matrices:  # each has every place once
+        values[which[first : first + len(matrix.column)]] += matrix.values
+        first += len(matrix.column)
+    return BlockMatrix.of_pairs(place // rows, place % rows, values, rows)
+
+
+def _ranks() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

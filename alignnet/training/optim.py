@@ -22,8 +22,8 @@ from alignnet.sensors.hierarchy import theta_motions
 from alignnet.sensors.parametrisation import RigidLocal
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.assembled import Collection
-from alignnet.solvers.hessian import Problem
 from alignnet.solvers.direct_preconditioner import direct_preconditioner
+from alignnet.solvers.hessian import Problem
 from alignnet.solvers.levels import Hierarchical, Level, Preconditioner, level, prior_weight
 from alignnet.solvers.linearised import Block
 from alignnet.solvers.pcg import BlockJacobi, Solution, conjugate_gradients

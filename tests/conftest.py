@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch and numpy load
+os.environ["ALIGNNET_KERNELS"] = "off"  # but where they are tested: compilers take longer than most tests
 
 import lightning
 import numpy as np

@@ -13,7 +13,7 @@ from alignnet.geometry.plane import Plane
 from alignnet.loss import fit_kernel as fk
 from alignnet.loss.noise import _MOMENTUM_LIMITS, NoiseModel
 from alignnet.physics.helix import Helix
-from alignnet.physics.jit import in_threads, shares
+from alignnet.physics.jit import in_threads, pays, shares
 from alignnet.physics.whitening import Whitening
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ _KINDS = {"none": fk.NONE, "diagonal": fk.DIAGONAL, "full": fk.FULL}
 def applies(loss: HelixChi2, batch: Batch) -> bool:
     """Whether a batch can be fitted by compiled loops: on a CPU, in float64, track by track."""
     plain = type(loss.noise) is NoiseModel and loss.vertex != "fitted" and loss.dtype == torch.float64
-    return plain and batch.uv.device.type == "cpu" and batch.uv.dtype == torch.float64
+    double = batch.uv.device.type == "cpu" and batch.uv.dtype == torch.float64
+    return plain and double and pays(fk.fit_tracks, batch.n_tracks)
 
 
 def fitted(loss: HelixChi2, planes: Plane, batch: Batch) -> fk.Fitted:

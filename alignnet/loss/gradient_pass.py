@@ -28,7 +28,7 @@ from alignnet.loss.gradient_kernels import FORCE_ROWS, TOTALS
 from alignnet.loss.lane_kernels import POSE_ROWS
 from alignnet.loss.track_store import TrackStore
 from alignnet.physics import helix as hx
-from alignnet.physics.jit import PAYS_AFTER, in_threads, is_compiled
+from alignnet.physics.jit import in_threads, pays
 from alignnet.physics.trackfit import derivatives, residuals, step
 from alignnet.sensors.parametrisation import Affine, RigidLocal
 from alignnet.sensors.sensor import SensorLayer
@@ -71,7 +71,6 @@ class GradientPass:
                 "the compiled gradient pass is for rigid sensors; take fused=False for `affine`"
             )
         self.sensors, self.steps, self.threads, self.fused = sensors, steps, threads, fused
-        self.seen = 0
 
     def __call__(self, stores: TrackStore | Iterable[TrackStore]) -> Gradient:
         """Move the tracks by their fit step(s), and add up χ² and its gradient there."""
@@ -79,12 +78,11 @@ class GradientPass:
         plain = torch.zeros(TOTALS, dtype=torch.float64), torch.zeros_like(self.sensors.theta)
         fused: _Forces | None = None
         for store in stores:
-            if self.is_fused(store):
+            if self.is_fused(store, more=len(store)):
                 fused = _Forces(self.sensors) if fused is None else fused
                 fused.add(store, self.steps, self.threads or torch.get_num_threads())
             else:
                 plain = _plain(self.sensors, store, self.steps, plain)
-            self.seen += len(store)
         totals, gradient = plain
         if fused is not None:
             totals, gradient = totals + fused.totals, gradient + fused.gradient()
@@ -105,13 +103,13 @@ class GradientPass:
         kernels.residuals(tiles, sensor, poses, store.n_planes, found)
         return torch.from_numpy(found).permute(0, 3, 1, 2).flatten(0, 1)[: store.n_tracks]
 
-    def is_fused(self, store: TrackStore) -> bool:
-        """Whether the compiled kernels take these tracks."""
+    def is_fused(self, store: TrackStore, more: int = 0) -> bool:
+        """Whether the compiled kernels take these tracks; `more` are about to be taken (`jit.pays`)."""
         if self.fused is not None:
             return self.fused
         rigid = not isinstance(self.sensors.parametrisation, Affine)
         double = store.tiles.device.type == "cpu" and self.sensors.theta.dtype == torch.float64
-        return rigid and double and (self.seen >= PAYS_AFTER or is_compiled(kernels.sweep))
+        return rigid and double and pays(kernels.sweep, more)
 
 
 class _Forces:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,12 @@ import numba
 import torch
 from numpy.typing import NDArray
 
+from alignnet.errors import ConfigError
+
 Array = NDArray[Any]
+
+SWITCH = "ALIGNNET_KERNELS"
+"""Environment variable: on, off, or auto (the default): compiled loops once they are on disk or pay."""
 
 PAYS_AFTER = 300_000
 """Tracks that tensors take in about as much time as a compiler does."""
@@ -31,10 +37,32 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
-def is_compiled(kernel: Any) -> bool:
-    """Whether a kernel is in this process, or on disk from another one."""
-    if kernel.signatures:
-        return True
+_on_disk: dict[Any, bool] = {}
+_seen: dict[Any, int] = {}
+
+
+def pays(kernel: Any, tracks: int) -> bool:
+    """Whether so many tracks more should go through a kernel instead of tensors, which give the same numbers.
+
+    A process that finds the kernel on disk uses it from the first track; another one leaves tracks to tensors
+    until that took about as long as the compiler will.
+
+    Raises:
+        ConfigError: the switch has an unknown value.
+    """
+    switch = os.environ.get(SWITCH, "auto")
+    if switch not in ("auto", "on", "off"):
+        raise ConfigError(f"the environment variable {SWITCH} is {switch!r}; choose auto, on or off")
+    if switch != "auto":
+        return switch == "on"
+    if kernel not in _on_disk:
+        _on_disk[kernel] = is_on_disk(kernel)
+    _seen[kernel] = _seen.get(kernel, 0) + tracks
+    return _on_disk[kernel] or _seen[kernel] > PAYS_AFTER
+
+
+def is_on_disk(kernel: Any) -> bool:
+    """Whether another process has left a kernel in machine code."""
     module = kernel.py_func.__module__.rpartition(".")[2]
     return any(Path(kernel.stats.cache_path).glob(f"{module}.{kernel.__name__}-*.nbi"))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from alignnet.data.batch import Batch
 from alignnet.geometry.plane import Plane
 from alignnet.loss.chi2 import Fit, HelixChi2
-from alignnet.physics.jit import Array, in_threads, shares
+from alignnet.physics.jit import Array, in_threads, pays, shares
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers import linear_kernel as lk
 
@@ -19,7 +19,8 @@ from alignnet.solvers import linear_kernel as lk
 def applies(loss: HelixChi2, fit: Fit, batch: Batch) -> bool:
     """Whether tracks can be linearised by compiled loops: on a CPU, in float64, track by track."""
     plain = fit.origins is None and fit.s is not None and loss.dtype == torch.float64
-    return plain and batch.uv.device.type == "cpu" and fit.helix.position.dtype == torch.float64
+    double = batch.uv.device.type == "cpu" and fit.helix.position.dtype == torch.float64
+    return plain and double and pays(lk.linearise_tracks, batch.n_tracks)
 
 
 def rows_of(fit: Fit, batch: Batch) -> int:

@@ -16,6 +16,7 @@ from alignnet.geometry.detector import Detector, Scatterers
 from alignnet.loss import compiled_fit
 from alignnet.loss.chi2 import Fit, HelixChi2
 from alignnet.loss.noise import NoiseModel
+from alignnet.physics.jit import SWITCH
 from alignnet.sensors.sensor import SensorLayer
 
 LAYERED = replace(
@@ -32,6 +33,7 @@ def both(
     sensors = SensorLayer.of(detector)
     sensors.set_local(random_local(len(detector), 5e-3, 1e-3))
     planes = sensors.planes(batch.uv, batch.sensor).detach()
+    monkeypatch.setenv(SWITCH, "on")
     assert compiled_fit.applies(loss, batch)
     found = loss.fit(planes, batch)
     monkeypatch.setattr(compiled_fit, "applies", lambda *_: False)

@@ -17,6 +17,7 @@ from alignnet.loss.chi2 import HelixChi2
 from alignnet.loss.gradient_pass import Gradient, GradientPass
 from alignnet.loss.lane_kernels import LANES
 from alignnet.loss.track_store import TrackStore
+from alignnet.physics.jit import SWITCH
 from alignnet.sensors.sensor import SensorLayer
 
 MODELS = [(place, noise, vertex) for place in PLACES for noise in ("none", "diagonal")
@@ -308,14 +309,8 @@ def test_bent_parametrisations_and_correlated_noise_are_for_the_plain_path():
         TrackStore.of(loss_of(BARREL, "full"), SensorLayer.of(BARREL), batch)
 
 
-def test_nobody_waits_for_a_compiler_before_it_pays(monkeypatch):
-    monkeypatch.setattr(gradient_pass, "is_compiled", lambda kernel: False)
-    monkeypatch.setattr(gradient_pass, "PAYS_AFTER", 100)
+def test_a_pass_leaves_tracks_to_tensors_unless_kernels_pay(monkeypatch):
     _, _, store = stored()
-    passing = GradientPass(moved(BARREL))
-    taken = []
-    for _ in range(3):
-        taken.append(passing.is_fused(store))
-        passing(store)
-    assert taken == [False, False, True]
-    assert len(store) in range(50, 100)
+    for switch in ("on", "off"):
+        monkeypatch.setenv(SWITCH, switch)
+        assert GradientPass(moved(BARREL)).is_fused(store) == (switch == "on")

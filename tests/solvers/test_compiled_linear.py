@@ -7,6 +7,7 @@ import torch
 from small_detectors import batch_of, random_local
 from small_problems import NOISE, PLACES, loss_of, noisy
 
+from alignnet.physics.jit import SWITCH
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers import compiled_linear
 from alignnet.solvers.linearised import linearise, linearise_at
@@ -27,6 +28,7 @@ def test_compiled_blocks_are_those_of_the_batched_functions(monkeypatch, place, 
         planes = sensors.planes(batch.uv, batch.sensor)
         fit = loss.fit(planes, batch)
         weight = loss.at(planes, fit, batch).weight * torch.linspace(0, 2, batch.n_tracks).double()
+    monkeypatch.setenv(SWITCH, "on")
     assert compiled_linear.applies(loss, fit, batch)
     found = linearise_at(loss, sensors, planes, fit, batch, seed=3, weight=weight)
     monkeypatch.setattr(compiled_linear, "applies", lambda *_: False)

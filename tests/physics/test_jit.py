@@ -1,0 +1,60 @@
+"""Kernels are used at once where they are on disk, and else when they pay; a switch decides too."""
+
+from __future__ import annotations
+
+import pytest
+
+from alignnet.errors import ConfigError
+from alignnet.physics import jit
+from alignnet.physics.jit import SWITCH, compiled, in_threads, pays
+
+
+@compiled
+def kernel(x: float) -> float:
+    return x + 1.0
+
+
+@pytest.fixture(autouse=True)
+def _auto(monkeypatch):
+    monkeypatch.setenv(SWITCH, "auto")
+    monkeypatch.setattr(jit, "_on_disk", {})
+    monkeypatch.setattr(jit, "_seen", {})
+    monkeypatch.setattr(jit, "PAYS_AFTER", 100)
+
+
+def test_nobody_waits_for_a_compiler_before_it_pays(monkeypatch):
+    monkeypatch.setattr(jit, "is_on_disk", lambda _: False)
+    assert [pays(kernel, 40) for _ in range(4)] == [False, False, True, True]
+
+
+def test_a_kernel_on_disk_is_used_at_once(monkeypatch):
+    monkeypatch.setattr(jit, "is_on_disk", lambda _: True)
+    assert pays(kernel, 1)
+
+
+def test_what_appears_on_disk_later_does_not_change_a_run_that_goes_on(monkeypatch):
+    monkeypatch.setattr(jit, "is_on_disk", lambda _: False)
+    assert not pays(kernel, 1)
+    monkeypatch.setattr(jit, "is_on_disk", lambda _: True)
+    assert not pays(kernel, 1)
+
+
+def test_compiled_kernels_are_found_on_disk(tmp_path, monkeypatch):
+    assert kernel(1.0) == 2.0
+    assert jit.is_on_disk(kernel)
+
+
+@pytest.mark.parametrize(("switch", "answer"), [("on", True), ("off", False)])
+def test_the_switch_decides(monkeypatch, switch, answer):
+    monkeypatch.setenv(SWITCH, switch)
+    assert pays(kernel, 1) is answer
+
+
+def test_an_unknown_switch_is_refused(monkeypatch):
+    monkeypatch.setenv(SWITCH, "maybe")
+    with pytest.raises(ConfigError, match="'maybe'; choose auto, on or off"):
+        pays(kernel, 1)
+
+
+def test_threads_return_answers_in_order():
+    assert in_threads(lambda a, b: a * b, [(k, 2) for k in range(9)], 3) == [2 * k for k in range(9)]

@@ -133,7 +133,10 @@ def test_scales_do_not_depend_on_the_order_of_a_batch(barrel_file):
 @pytest.mark.parametrize(
     ("weights", "says"),
     [
-        ({"weights": TrackWeights("cut", 0.5)}, "tracks have lost .* loss.weights.max_rejected=0.333"),
+        (
+            {"weights": TrackWeights("cut", 0.5, max_rejected=0.333)},
+            "tracks have lost .* loss.weights.max_rejected=0.333",
+        ),
         (
             {"hit_weights": HitWeights("cut", cut=0.3, quantile=None, max_lost=1.0, passes=8)},
             "hits have lost .* loss.hit_weights.max_rejected=0.333",

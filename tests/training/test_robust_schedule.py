@@ -162,7 +162,7 @@ def test_thresholds_that_nothing_reaches_train_to_the_bits_of_no_weights(barrel_
 
 @pytest.mark.slow
 def test_two_processes_weigh_as_one_does(barrel_file, tmp_path, no_pictures):
-    """To a nanometre: conjugate gradients end where little is left to gain, and amplify the rounding of sums."""
+    """To a nanometre: conjugate gradients end where little is left to gain, before rounding is gone."""
     how = (
         f"data.files=[{barrel_file}]", *SMALL, "data.max_tracks=240", "trainer.max_epochs=3",
         "optimizer.tolerance=1e-10", "optimizer.max_iterations=3000", "optimizer.converged=null",

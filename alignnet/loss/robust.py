@@ -109,7 +109,7 @@ class TrackWeights(Weights):
         threshold: float = 2.0,
         quantile: float | None = None,
         switch_epoch: int = 2,
-        max_rejected: float = 0.333,
+        max_rejected: float = 0.5,
     ) -> None:
         super().__init__("loss.weights", kind, quantile, switch_epoch, max_rejected)
         if not threshold > 0:

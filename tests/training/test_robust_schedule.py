@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_detectors import barrel, random_local, simulated
 from torch import Tensor
-from training_runs import PRIOR, fitted, problem_of, theta_of
+from training_runs import PRIOR, SMALL, fitted, problem_of, run, theta_of, train
 
 from alignnet.data.root import read_misalignment, write_simulation
 from alignnet.data.sources import ParticleGun
@@ -133,7 +133,10 @@ def test_scales_do_not_depend_on_the_order_of_a_batch(barrel_file):
 @pytest.mark.parametrize(
     ("weights", "says"),
     [
-        ({"weights": TrackWeights("cut", 0.5)}, "tracks have lost .* loss.weights.max_rejected=0.333"),
+        (
+            {"weights": TrackWeights("cut", 0.5, max_rejected=0.333)},
+            "tracks have lost .* loss.weights.max_rejected=0.333",
+        ),
         (
             {"hit_weights": HitWeights("cut", cut=0.3, quantile=None, max_lost=1.0, passes=8)},
             "hits have lost .* loss.hit_weights.max_rejected=0.333",
@@ -155,3 +158,17 @@ def test_thresholds_that_nothing_reaches_train_to_the_bits_of_no_weights(barrel_
     other = {"hit_weights": HitWeights("huber_cauchy", **infinite)}
     wide, _ = small(barrel_file, tmp_path / "wide", other, 2)
     assert torch.equal(plain.sensors.theta, wide.sensors.theta)
+
+
+@pytest.mark.slow
+def test_two_processes_weigh_as_one_does(barrel_file, tmp_path, no_pictures):
+    """To a nanometre: conjugate gradients end where little is left to gain, before rounding is gone."""
+    how = (
+        f"data.files=[{barrel_file}]", *SMALL, "data.max_tracks=240", "trainer.max_epochs=3",
+        "optimizer.tolerance=1e-10", "optimizer.max_iterations=3000", "optimizer.converged=null",
+        "loss.hit_weights.kind=huber_cauchy", "loss.weights.kind=huber_cut", "loss.weights.quantile=0.5",
+    )  # fmt: skip
+    two = ("trainer.devices=2", "trainer.strategy=ddp", "hydra.run.dir=two")
+    run("train", *how, *two, folder=tmp_path)
+    train(tmp_path / "one", *how)
+    assert (theta_of(tmp_path / "one") - theta_of(tmp_path / "two")).abs().max() < 1e-7

@@ -1,6 +1,7 @@
 """The inverse of the alignment's matrix by a sparse factorisation, in the place of its blocks' inverses.
 
-Conjugate gradients then take a few iterations however many sensors there are, with or without levels.
+Conjugate gradients then take a few iterations however many sensors there are, with or without levels. Motions
+that neither tracks nor priors know of are taken out of what it returns.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from alignnet.solvers.elimination_tree import EliminationTree
 from alignnet.solvers.hierarchy_matrix import hierarchy_matrix, volumes_of
 from alignnet.solvers.levels import Hierarchical, Preconditioner
 from alignnet.solvers.scaled_problem import inverse_root
-from alignnet.solvers.sparse_cholesky import factorise
+from alignnet.solvers.sparse_cholesky import SparseCholesky, factorise
+
+_NULL = 1e-9
+"""Energy of a motion, in unknowns that make each block 1, below which nothing is known of it."""
 
 _MEMORY_SHARE = 0.3  # of the machine's memory for the factors of all ranks
 
@@ -39,7 +43,11 @@ class DirectPreconditioner(Preconditioner):
         super().__init__(hierarchy, with_levels=False)
         self.volumes = volumes_of(hierarchy)
         self.scale = inverse_root(matrix.diagonal_blocks)
-        self.factor = factorise(matrix.scaled(self.scale), tree, precision)
+        scaled = matrix.scaled(self.scale)
+        self.factor = factorise(scaled, tree, precision)
+        if precision == "float32" and len(self.factor.propped):  # too coarse to tell what is null
+            self.factor = factorise(scaled, tree)
+        self.null = _null_vectors(self.factor)
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The inverse times packed unknowns: x = T y for the unknowns y = (δ, x_l), so A⁻¹ = T M⁻¹ Tᵀ."""
@@ -63,8 +71,30 @@ class DirectPreconditioner(Preconditioner):
         return torch.from_numpy(packed).to(vector)
 
     def _solve(self, force: Array) -> Array:
-        scaled = np.einsum("bij,bi->bj", self.scale, force)
-        return np.einsum("bij,bj->bi", self.scale, self.factor.solve(scaled.ravel()).reshape(force.shape))
+        scaled = self._seen(np.einsum("bij,bi->bj", self.scale, force).ravel())
+        return np.einsum("bij,bj->bi", self.scale, self._seen(self.factor.solve(scaled)).reshape(force.shape))
+
+    def _seen(self, x: Array) -> Array:
+        """Scaled unknowns without the null vectors."""
+        return x - self.null @ (self.null.T @ x)
+
+
+def _null_vectors(factor: SparseCholesky) -> Array:
+    """Orthonormal null vectors of the scaled matrix A (unknowns, defect).
+
+    With A + E Eᵀ factored, N = (A + E Eᵀ)⁻¹ E spans them where the props E were needed: Nᵀ A N = K − K², with
+    K = Eᵀ N.
+    """
+    unit = np.zeros((len(factor.tree.order) * factor.width, len(factor.propped)))
+    unit[factor.propped, np.arange(unit.shape[1])] = 1.0
+    if not unit.shape[1]:
+        return unit
+    found = factor.solve(unit)
+    k = unit.T @ found
+    q, r = np.linalg.qr(found)
+    inverse = np.linalg.inv(r)
+    energy, turn = np.linalg.eigh(inverse.T @ (k - k @ k) @ inverse)
+    return np.asarray(q @ turn[:, energy < _NULL])
 
 
 def direct_preconditioner(hierarchy: Hierarchical, precision: str) -> DirectPreconditioner | None:

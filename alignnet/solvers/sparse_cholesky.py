@@ -21,7 +21,7 @@ from alignnet.solvers import front_kernels as kernels
 from alignnet.solvers.block_matrix import BlockMatrix
 from alignnet.solvers.elimination_tree import EliminationTree
 
-SINGULAR = {"float64": 1e-7, "float32": 3e-5}
+SINGULAR = {"float64": 1e-7, "float32": 2e-6}
 """Pivots below this are taken to be 0, in a matrix whose diagonal is 1."""
 
 _PANEL = 192  # columns that are factored at a time; largest product of which only one triangle is needed

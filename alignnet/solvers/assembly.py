@@ -66,7 +66,8 @@ def accumulate(
         for h in range(n):
             own = metric[t, 2 * h, 2 * h] + metric[t, 2 * h + 1, 2 * h + 1]
             if is_hit[t, h] and not own <= 0:
-                hits[sensor[t, h]] += sensor[t, h] % share[1] == share[0]
+                if sensor[t, h] % share[1] == share[0]:  # an added 0 would undo what another thread adds
+                    hits[sensor[t, h]] += 1
                 if moves[sensor[t, h]]:
                     column[count], rows[count] = h, sensor[t, h]
                     derivative(jacobian[rows[count]], slope[t, h], arm[t, h], change[count], width)

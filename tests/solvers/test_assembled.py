@@ -102,11 +102,10 @@ def test_two_hits_of_a_track_on_one_sensor():
 
 def test_threads_change_nothing_but_the_order_of_sums():
     sensors, before = SensorLayer.of(BARREL), torch.get_num_threads()
-    found = []
+    blocks, found = blocks_of(sensors, BARREL, [simulated(BARREL, GUN, 400)]), []
     for threads in (1, 3):
         torch.set_num_threads(threads)
         try:
-            blocks = blocks_of(sensors, BARREL, [simulated(BARREL, GUN, 400)])
             found.append(assembled_of(sensors, blocks))
             assert len(found[-1].matrices) == threads
         finally:

@@ -98,7 +98,13 @@ def test_without_priors_null_motions_are_taken_out():
     assert torch.allclose(found.sigma, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("no volumes", "no priors") else pytest.param(name, marks=pytest.mark.slow)
+        for name in CASES
+    ],
+)
 def test_draws_are_unbiased_and_as_good_as_they_say(name):
     exact, found = exact_errors(system_of(**CASES[name]), METRIC), drawn(CASES[name], 40)
     free = exact.sigma > 0

@@ -62,8 +62,7 @@ class DirectSystem:
         self._rows = constraints.orthonormal()
         self._held = self.factor.solve(self._rows.T)
         self._held_inverse = _inverse(self._rows @ self._held)
-        props = np.zeros((constraints.size, len(self.factor.propped)))
-        props[self.factor.propped, np.arange(props.shape[1])] = 1.0
+        props = self.factor.props
         self._added = np.concatenate([survey.dense().T, props], 1)
         self._moved = self._under_constraints(self.factor.solve(self._added))
         middle = self._added.T @ self._moved

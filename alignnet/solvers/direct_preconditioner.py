@@ -11,20 +11,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from alignnet.data.memory import physical_memory
 from alignnet.data.tracks import Array
 from alignnet.solvers.assembled import AssembledProblem
 from alignnet.solvers.block_matrix import BlockMatrix
 from alignnet.solvers.elimination_tree import EliminationTree
-from alignnet.solvers.hierarchy_matrix import hierarchy_matrix, volumes_of
+from alignnet.solvers.hierarchy_matrix import hierarchy_matrix
 from alignnet.solvers.levels import Hierarchical, Preconditioner
 from alignnet.solvers.scaled_problem import inverse_root
 from alignnet.solvers.sparse_cholesky import SparseCholesky, factorise
 
 _NULL = 1e-9
 """Energy of a motion, in unknowns that make each block 1, below which nothing is known of it."""
-
-_MEMORY_SHARE = 0.3  # of the machine's memory for the factors of all ranks
 
 
 class DirectPreconditioner(Preconditioner):
@@ -41,7 +38,6 @@ class DirectPreconditioner(Preconditioner):
         self, hierarchy: Hierarchical, matrix: BlockMatrix, tree: EliminationTree, precision: str = "float64"
     ) -> None:
         super().__init__(hierarchy, with_levels=False)
-        self.volumes = volumes_of(hierarchy)
         self.scale = inverse_root(matrix.diagonal_blocks)
         scaled = matrix.scaled(self.scale)
         self.factor = factorise(scaled, tree, precision)
@@ -51,24 +47,17 @@ class DirectPreconditioner(Preconditioner):
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The inverse times packed unknowns: x = T y for the unknowns y = (δ, x_l), so A⁻¹ = T M⁻¹ Tᵀ."""
-        h = self.hierarchy
-        own = h.own.double().numpy()
-        first, *rest = (part.double().numpy() for part in vector.split(h._sizes))
-        force = first.reshape(own.shape) * own
-        parts = [force]
-        for part, level in zip(rest, self.volumes, strict=True):
-            wide = part.reshape(-1, 6).copy()
-            pull = (level.motion.swapaxes(1, 2) @ force[..., None])[..., 0]
-            np.subtract.at(wide, level.block - level.block.min(), pull)
-            parts.append(wide)
-        y = self._solve(np.concatenate(parts))
-        moved, out, at = y[: len(own)], [], len(own)
-        for part, level in zip(rest, self.volumes, strict=True):
-            moved = moved - (level.motion @ y[level.block][..., None])[..., 0]
-            out.append(y[at : at + part.size // 6])
-            at += part.size // 6
-        packed = np.concatenate([(moved * own).ravel(), *(part.ravel() for part in out)])
-        return torch.from_numpy(packed).to(vector)
+        h, (first, *rest) = self.hierarchy, vector.double().split(self.hierarchy._sizes)
+        force = first.view_as(h.own) * h.own
+        parts = [
+            part.view(level.n_groups, -1) - level.restrict(force)
+            for part, level in zip(rest, h.levels, strict=True)
+        ]
+        solved = torch.from_numpy(self._solve(torch.cat([force, *parts]).numpy()))
+        moved, *volumes = solved.split([len(h.own), *(level.n_groups for level in h.levels)])
+        for part, level in zip(volumes, h.levels, strict=True):
+            moved = moved - level.prolong(part)
+        return torch.cat([(moved * h.own).flatten(), *(part.flatten() for part in volumes)]).to(vector)
 
     def _solve(self, force: Array) -> Array:
         scaled = self._seen(np.einsum("bij,bi->bj", self.scale, force).ravel())
@@ -85,8 +74,7 @@ def _null_vectors(factor: SparseCholesky) -> Array:
     With A + E Eᵀ factored, N = (A + E Eᵀ)⁻¹ E spans them where the props E were needed: Nᵀ A N = K − K², with
     K = Eᵀ N.
     """
-    unit = np.zeros((len(factor.tree.order) * factor.width, len(factor.propped)))
-    unit[factor.propped, np.arange(unit.shape[1])] = 1.0
+    unit = factor.props
     if not unit.shape[1]:
         return unit
     found = factor.solve(unit)
@@ -109,8 +97,7 @@ def direct_preconditioner(hierarchy: Hierarchical, precision: str) -> DirectPrec
         return None
     matrix = hierarchy_matrix(hierarchy, of_all_ranks(problem.matrices))
     tree = EliminationTree.of(matrix)
-    itemsize = np.dtype(precision).itemsize
-    if itemsize * tree.size(matrix.width) * _ranks() > _MEMORY_SHARE * physical_memory():
+    if not tree.fits(matrix.width, np.dtype(precision).itemsize * _ranks()):
         return None
     return DirectPreconditioner(hierarchy, matrix, tree, precision)
 

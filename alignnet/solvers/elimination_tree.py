@@ -13,9 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import pymetis
 
+from alignnet.data.memory import physical_memory
 from alignnet.data.tracks import Array
 from alignnet.solvers.block_matrix import BlockMatrix
 from alignnet.solvers.jit import compiled
+
+_MEMORY_SHARE = 0.3  # of the machine's memory for factors
 
 _ALWAYS = 2
 """Supernodes of up to so many blocks are joined with the one they feed, whatever zeros that stores."""
@@ -82,6 +85,10 @@ class EliminationTree:
     def size(self, width: int) -> int:
         """Numbers in a factor of blocks of this width."""
         return int((self.columns * (self.columns + self.below)).sum()) * width**2
+
+    def fits(self, width: int, itemsize: int) -> bool:
+        """Whether a factor of numbers of so many bytes (of all ranks) leaves the machine enough memory."""
+        return itemsize * self.size(width) < _MEMORY_SHARE * physical_memory()
 
 
 def _dissected(start: Array, column: Array) -> Array:

@@ -11,10 +11,9 @@ import numpy as np
 
 from alignnet.data.tracks import Array
 from alignnet.solvers.block_matrix import BlockMatrix
+from alignnet.solvers.elimination import PAIR as PAIR
 from alignnet.solvers.jit import compiled
 from alignnet.solvers.record_kernels import find
-
-PAIR = 1 << 31  # key of blocks (i, j), i < j: i · PAIR + j
 
 
 class PairBlocks:

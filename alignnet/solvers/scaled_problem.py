@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 
-from alignnet.data.memory import physical_memory
 from alignnet.data.steering import Combination
 from alignnet.data.tracks import Array
 from alignnet.errors import ConvergenceError, SchemaError
@@ -24,7 +23,6 @@ _SINGLE = 30_000
 """Unknowns beyond which the first factorisation is in single precision."""
 
 _ROUGH_ITERATIONS = 60
-_MEMORY_SHARE = 0.3  # of the machine's memory for a factor
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class ScaledProblem:
         if len(self._exact) + len(self._survey) > MOST_ROWS:
             return None
         tree = EliminationTree.of(self.matrix)
-        return tree if 8 * tree.size(self.matrix.width) < _MEMORY_SHARE * physical_memory() else None
+        return tree if tree.fits(self.matrix.width, 8) else None
 
     def multiply(self, x: Array) -> Array:
         """The scaled matrix, with the survey, times vectors."""

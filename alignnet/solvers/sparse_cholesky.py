@@ -60,6 +60,13 @@ class SparseCholesky:
         out[t.order] = x
         return out.reshape(b.shape)
 
+    @property
+    def props(self) -> Array:
+        """E of what was added, E Eᵀ (unknowns, rank defect)."""
+        unit = np.zeros((len(self.tree.order) * self.width, len(self.propped)))
+        unit[self.propped, np.arange(unit.shape[1])] = 1.0
+        return unit
+
     def columns(self, s: int) -> tuple[Tensor, Tensor]:
         """L of a supernode: its own triangle, and the rows below."""
         own = int(self.tree.columns[s]) * self.width

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alignnet.loss.chi2 import HelixChi2
 from alignnet.sensors.sensor import SensorLayer
-from alignnet.solvers import direct_preconditioner as module
+from alignnet.solvers import elimination_tree
 from alignnet.solvers.assembled import AssembledProblem
 from alignnet.solvers.direct_preconditioner import direct_preconditioner, of_all_ranks
 from alignnet.solvers.hessian import Problem
@@ -107,7 +107,7 @@ def test_where_it_does_not_apply_there_is_none(monkeypatch):
     assert direct_preconditioner(stored, "float64") is None
     loose = Hierarchical(hierarchy.problem, hierarchy.levels, prior_weight(None), SOME)
     assert direct_preconditioner(loose, "float64") is None
-    monkeypatch.setattr(module, "physical_memory", lambda: 1000)
+    monkeypatch.setattr(elimination_tree, "physical_memory", lambda: 1000)
     assert direct_preconditioner(hierarchy, "float64") is None
 
 

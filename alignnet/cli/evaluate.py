@@ -73,7 +73,8 @@ def _limits(run: Path, metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_limit(rows: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:
-    known = {c: {k: trained.get(c, {}).get(k) for k in ("limit_um", "efficiency")} for c in rows}
+    limits = ("limit_um", "limit_spread_um", "efficiency")
+    known = {c: {k: trained.get(c, {}).get(k) for k in limits} for c in rows}
     return {c: {**row, **known[c]} for c, row in rows.items()}
 
 

@@ -9,7 +9,9 @@ and w:
   other. Layers of one sensor have no such number.
 
 The statistical limit is the same r.m.s. of draws from the covariance of the answer, H⁻¹ on the same data;
-`efficiency = limit / after` is 1 for an answer that took all that its data know.
+`efficiency = limit / after` is 1 for an answer that took all that its data know. A layer of few sensors has
+nearly one common error, so that a single answer differs from the limit by chance: by `limit_spread`, the
+standard deviation of the r.m.s. of single draws.
 """
 
 from __future__ import annotations
@@ -49,9 +51,9 @@ def truth_recovery(
         limit_draws: draws of the answer's statistical errors, each (sensors, 6); averaged in quadrature.
 
     Returns:
-        `{"truth": {"layer0": {"u": {"before_um", "after_um", "limit_um", "efficiency"}, …}, …},
-        "truth_rigid_only": …, "truth_layer_rigid": …}`; without draws the last two numbers are None. Layers
-        without selected sensors are left out.
+        `{"truth": {"layer0": {"u": {"before_um", "after_um", "limit_um", "limit_spread_um", "efficiency"},
+        …}, …}, "truth_rigid_only": …, "truth_layer_rigid": …}`; without draws the last three numbers are
+        None. Layers without selected sensors are left out.
 
     Raises:
         GeometryError: a table has another shape than (sensors, 6).
@@ -82,24 +84,34 @@ def _recoveries(detector: Detector, selected: Tensor) -> dict[str, list[Recovery
 
 
 def _rows(detector: Detector, recoveries: list[Recovery], moves: dict[str, list[Tensor]]) -> dict[str, Any]:
-    found = {name: _quadratic_mean(recoveries, draws) for name, draws in moves.items()}
+    found = {name: _rms(recoveries, draws) for name, draws in moves.items()}
     rows: dict[str, Any] = {}
     for layer in found["after_um"]:
         rows[f"layer{layer}"] = {}
         for k, coordinate in enumerate(COORDINATES):
-            row: dict[str, Any] = {n: number(rms[layer][k] / UM) if rms else None for n, rms in found.items()}
+            every = {name: rms[layer][:, k] / UM if rms else None for name, rms in found.items()}
+            row: dict[str, Any] = {name: _quadratic_mean(rms) for name, rms in every.items()}
+            row["limit_spread_um"] = _spread(every["limit_um"])
             known = row["limit_um"] is not None and row["after_um"] > _NOTHING_UM
             row["efficiency"] = number(row["limit_um"] / row["after_um"]) if known else None
             rows[f"layer{layer}"][coordinate] = row
     return rows
 
 
-def _quadratic_mean(recoveries: list[Recovery], draws: list[Tensor]) -> dict[int, Tensor]:
-    """R.m.s. along u, v, w of each layer (3,) [cm], in quadrature over draws; empty without draws."""
-    squares: dict[int, Tensor] = {}
+def _rms(recoveries: list[Recovery], draws: list[Tensor]) -> dict[int, Tensor]:
+    """R.m.s. along u, v, w of each layer and draw (draws, 3) [cm]; empty without draws."""
+    found: dict[int, list[Tensor]] = {}
     for draw in draws:
         for recovery in recoveries:
             for layer, rms in recovery.per_layer(draw).items():
-                square = torch.tensor(rms, dtype=torch.float64).square() / len(draws)
-                squares[layer] = squares[layer] + square if layer in squares else square
-    return {layer: square.sqrt() for layer, square in squares.items()}
+                found.setdefault(layer, []).append(torch.tensor(rms, dtype=torch.float64))
+    return {layer: torch.stack(rms) for layer, rms in found.items()}
+
+
+def _quadratic_mean(rms: Tensor | None) -> float | None:
+    return None if rms is None else number(rms.square().mean().sqrt())
+
+
+def _spread(rms: Tensor | None) -> float | None:
+    """By how much one alignment's r.m.s. differs from another's with other tracks."""
+    return None if rms is None or len(rms) < 2 else number(rms.std())

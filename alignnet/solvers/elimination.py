@@ -22,13 +22,15 @@ HUBER, CAUCHY = 1.345, 2.3849
 
 
 @compiled
-def place(m: int, table: Array, unknown: Array, at: Array, b: Buffers) -> int:
+def place(m: int, known: Array, table: Array, unknown: Array, at: Array, b: Buffers) -> int:
     """Take what parameters explain off y; give each derivative its block; returns the blocks, or NO_ROOM."""
-    width, blocks = len(b.width), 0
+    width, blocks, p = len(b.width), 0, -1
     for i in range(m):
         last = -1
         for k in range(b.globals[i]):
-            p = table[find(table, b.label[i, k]), 1]
+            p += 1  # the label after the last one, as a rule
+            if p >= len(known) or known[p] != b.label[i, k]:
+                p = table[find(table, b.label[i, k]), 1]
             b.y[i] -= b.value[i, k] * at[p]
             b.owner[i, k] = -1
             if unknown[p] < 0:
@@ -154,16 +156,11 @@ def _clear(blocks: int, b: Buffers) -> None:
 @compiled
 def scatter(blocks: int, b: Buffers, pairs: Array, values: Array, used: int) -> int:
     """Add the record's GᵀG − BᵀB to the blocks of the matrix; returns how many of these there are now."""
+    used = _find_pairs(blocks, b, pairs, values, used)
     for i in range(blocks):
         for j in range(i, blocks):
             flip = b.block[i] > b.block[j]
-            low, high = (b.block[j], b.block[i]) if flip else (b.block[i], b.block[j])
-            row = find(pairs, low * PAIR + high)
-            if pairs[row, 0] == -1:
-                pairs[row, 0], pairs[row, 1] = low * PAIR + high, used
-                values[used] = 0.0
-                used += 1
-            target = values[pairs[row, 1]]
+            target = values[b.pair[i, j]]
             if flip:
                 _subtract(b.reduced[j], b.reduced[i], target, b.width, b.depth)
             else:
@@ -173,6 +170,28 @@ def scatter(blocks: int, b: Buffers, pairs: Array, values: Array, used: int) -> 
                 for x in range(len(b.width)):
                     for y in range(len(b.width)):
                         target[x, y] += own[y, x] if flip else own[x, y]
+    return used
+
+
+@compiled
+def _find_pairs(blocks: int, b: Buffers, pairs: Array, values: Array, used: int) -> int:
+    """Where each pair of the record's blocks is in the matrix; asks for all their memory before it is needed."""
+    for i in range(blocks):
+        for j in range(i, blocks):
+            low, high = min(b.block[i], b.block[j]), max(b.block[i], b.block[j])
+            row = find(pairs, low * PAIR + high)
+            if pairs[row, 0] == -1:
+                pairs[row, 0], pairs[row, 1] = low * PAIR + high, used
+                values[used] = 0.0
+                used += 1
+            b.pair[i, j] = pairs[row, 1]
+    fetched = 0.0
+    for i in range(blocks):
+        for j in range(i, blocks):
+            target = values[b.pair[i, j]]
+            for x in range(len(b.width)):
+                fetched += target[x, 0]
+    b.double[0] = fetched  # so that it is done
     return used
 
 
@@ -201,6 +220,7 @@ def accumulate(
     starts: Array,
     order: Array,
     first: int,
+    known: Array,
     table: Array,
     unknown: Array,
     at: Array,
@@ -219,6 +239,7 @@ def accumulate(
     Args:
         words, singles, starts: a block of records, its words as int32 and as float32.
         order: in which they are taken; those that touch the same blocks should follow each other.
+        known: label of each parameter (parameters,).
         table: label to row of a parameter.
         unknown: which unknown each parameter is, −1 if it is fixed (parameters,).
         at: where the parameters are (parameters,).
@@ -244,7 +265,7 @@ def accumulate(
         m, n = parse(words, singles, starts[order[k]], b)
         if m < 0:
             return k, m
-        blocks = place(m, table, unknown, at, b)
+        blocks = place(m, known, table, unknown, at, b)
         if blocks < 0:
             return k, blocks
         for i in range(m):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from alignnet.data.tracks import Array
 from alignnet.solvers.jit import compiled
 
@@ -70,21 +72,38 @@ def extend_add(front: Array, stack: Array, where: Array, width: tuple[int, ...])
 
 
 @compiled
-def subtract_outer(front: Array, below: Array, where: Array, width: tuple[int, ...]) -> None:
-    """Subtract B Bᵀ (lower triangle) of few columns B from the blocks `where` (ascending) of a front."""
-    n, columns = len(width), below.shape[1]
+def extend_add_square(front: Array, square: Array, where: Array, width: tuple[int, ...]) -> None:
+    """Add the lower triangle of a matrix to the blocks `where` (ascending) of a front."""
+    n = len(width)
     for i in range(len(where)):
         for x in range(n):
-            target = front[where[i] * n + x]
-            for k in range(0, columns, n):
-                left = below[i * n + x, k : k + n]
-                for j in range(i + 1):
-                    c = where[j] * n
-                    for y in range(n):
-                        right, s = below[j * n + y], left[0] * 0
-                        for z in range(n):
-                            s += left[z] * right[k + z]
-                        target[c + y] -= s
+            source, target = square[i * n + x], front[where[i] * n + x]
+            for j in range(i):
+                c = where[j] * n
+                for y in range(n):
+                    target[c + y] += source[j * n + y]
+            for y in range(x + 1):
+                target[where[i] * n + y] += source[i * n + y]
+
+
+@compiled
+def factor_thin(columns: Array, own: int, weakest: float) -> int:
+    """Factor few columns in place; returns as bits which diagonal elements got 1 more."""
+    weak = 0
+    for j in range(own):
+        pivot = columns[j, j]
+        for k in range(j):
+            pivot -= columns[j, k] * columns[j, k]
+        if pivot < weakest:
+            pivot += 1
+            weak |= 1 << j
+        columns[j, j] = np.sqrt(pivot)
+        for i in range(j + 1, len(columns)):
+            s = columns[i, j]
+            for k in range(j):
+                s -= columns[i, k] * columns[j, k]
+            columns[i, j] = s / columns[j, j]
+    return weak
 
 
 @compiled

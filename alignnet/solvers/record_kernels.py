@@ -35,6 +35,7 @@ class Buffers(NamedTuple):
     pull: Array  # C⁻¹Lᵀy, then the track parameters (locals,)
     reduced: Array  # B (blocks, locals, width)
     own: Array  # GᵀG (blocks, blocks, width, width)
+    pair: Array  # where each pair of its blocks is in the matrix (blocks, blocks)
     touched: Array  # which of its blocks are not 0 (blocks, blocks)
     gradient: Array  # (blocks, width)
     bits: Array  # one double as int64
@@ -63,6 +64,7 @@ def buffers(measurements: int, n_locals: int, n_globals: int, blocks: int, width
         pull=np.zeros(n),
         reduced=np.zeros((b, depth, width)),
         own=np.zeros((b, b, width, width)),
+        pair=np.zeros((b, b), dtype=np.int64),
         touched=np.zeros((b, b), dtype=np.bool_),
         gradient=np.zeros((b, width)),
         bits=bits,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from alignnet.data.tracks import Array
+from alignnet.solvers import blas
 from alignnet.solvers import front_kernels as kernels
 from alignnet.solvers.block_matrix import BlockMatrix
 from alignnet.solvers.elimination_tree import EliminationTree
@@ -24,7 +25,7 @@ from alignnet.solvers.elimination_tree import EliminationTree
 SINGULAR = {"float64": 1e-7, "float32": 2e-6}
 """Pivots below this are taken to be 0, in a matrix whose diagonal is 1."""
 
-_PANEL = 192  # columns that are factored at a time; largest product of which only one triangle is needed
+_PANEL = 192  # columns that are factored at a time
 _THIN = 2  # leaves of up to so many blocks are taken off their parent's front without one of their own
 
 
@@ -50,6 +51,8 @@ class SparseCholesky:
         """(A + props)⁻¹ b, for one right-hand side (unknowns,) or several (unknowns, vectors)."""
         t, blocks = self.tree, b.reshape(len(self.tree.order), self.width, -1)
         x = np.ascontiguousarray(blocks[t.order], dtype=self.values.dtype)
+        if not b.size:
+            return np.zeros(b.shape)
         if b.ndim == 1:
             layout = t.first, t.offset, t.rows, self.begin, self.values
             kernels.forward(*layout, x.ravel(), (0,) * self.width)
@@ -133,6 +136,7 @@ class _Elimination:
         self.thin = leaf & (tree.columns <= _THIN) & (tree.parent >= 0)
         largest = int((self.own + self.below)[~self.thin].max(initial=0))
         self.workspace = np.empty(largest**2, dtype)
+        self.square = np.empty(int(self.below[self.thin].max(initial=0)) ** 2, dtype)
         self.stack, self.height = np.empty(self._deepest(), dtype), 0
         self.waiting: list[list[int]] = [[] for _ in range(len(tree))]
         self.propped: list[int] = []
@@ -144,15 +148,15 @@ class _Elimination:
         if self.thin[s]:
             columns[:] = 0.0
             self._assemble(s, columns)
-            self._prop(s, _factored(torch.from_numpy(columns), own, self.weakest))
+            weak = kernels.factor_thin(columns, own, self.weakest)
+            self._prop(s, [i for i in range(own) if weak >> i & 1])
         else:
             front = self.workspace[: n * n].reshape(n, n)
             kernels.clear(front)
             self._assemble(s, front)
             self._absorb(s, front)
-            whole = torch.from_numpy(front)
-            self._prop(s, _factored(whole[:, :own], own, self.weakest))
-            _take_off(whole[own:, own:], whole[own:, :own])
+            self._prop(s, _factored(front[:, :own], own, self.weakest))
+            blas.subtract_square(front[own:, own:], front[own:, :own])
             columns[:] = front[:, :own]
             size = _triangle(n - own)
             kernels.pack(front, own, self.stack[self.height : self.height + size])
@@ -175,9 +179,11 @@ class _Elimination:
         for child in reversed(self.waiting[s]):
             where = self.local[t.rows[t.offset[child] : t.offset[child + 1]]]
             if self.thin[child]:
-                own = int(self.own[child])
+                own, below = int(self.own[child]), int(self.below[child])
                 columns = self.values[self.begin[child] : self.begin[child + 1]].reshape(-1, own)
-                kernels.subtract_outer(front, columns[own:], where, self.width)
+                square = self.square[: below**2].reshape(below, below)
+                blas.subtract_square(square, columns[own:], keep=False)
+                kernels.extend_add_square(front, square, where, self.width)
             else:
                 top = self.height
                 self.height -= _triangle(int(self.below[child]))
@@ -203,45 +209,31 @@ def _triangle(n: int) -> int:
     return n * (n + 1) // 2
 
 
-def _factored(columns: Tensor, own: int, weakest: float) -> list[int]:
+def _factored(columns: Array, own: int, weakest: float) -> list[int]:
     """Factor columns in place, a panel at a time; returns where the diagonal got 1 more."""
     weak: list[int] = []
     for first in range(0, own, _PANEL):
         last = min(first + _PANEL, own)
-        panel, before = columns[first:, first:last], columns[first:, :first]
-        if first:
-            panel.addmm_(before, before[: last - first].mT, alpha=-1)
-        corner, below = panel[: last - first], panel[last - first :]
-        root, props = _root(corner, weakest)
-        weak += [first + i for i in props]
-        corner.copy_(root)
-        if len(below):
-            below.copy_(torch.linalg.solve_triangular(root.mT, below, upper=True, left=False))
+        corner, below = columns[first:last, first:last], columns[last:, first:last]
+        blas.subtract_square(corner, columns[first:last, :first])
+        blas.subtract_product(below, columns[last:, :first], columns[first:last, :first])
+        weak += [first + i for i in _root(corner, weakest)]
+        blas.divide_by_transpose(below, corner)
     return weak
 
 
-def _root(corner: Tensor, weakest: float) -> tuple[Tensor, list[int]]:
-    """Cholesky factor of a dense matrix, and where its diagonal got 1 more."""
+def _root(corner: Array, weakest: float) -> list[int]:
+    """Factor the lower triangle of a dense matrix in place; returns where its diagonal got 1 more."""
     weak: list[int] = []
+    before = corner.copy()
     while True:
-        root, failed = torch.linalg.cholesky_ex(corner)
-        good = int(failed) - 1 if failed else len(corner)
-        small = (root.diagonal()[:good].square() < weakest).nonzero().flatten().tolist()
-        if not failed and not small:
-            return root, weak
-        weak.append(small[0] if small else good)
-        corner[weak[-1], weak[-1]] += 1
-
-
-def _take_off(rest: Tensor, below: Tensor) -> None:
-    """Lower triangle of rest ← rest − below belowᵀ."""
-    half = len(rest) // 2
-    if len(rest) <= _PANEL:
-        rest.addmm_(below, below.mT, alpha=-1)
-        return
-    rest[half:, :half].addmm_(below[half:], below[:half].mT, alpha=-1)
-    _take_off(rest[:half, :half], below[:half])
-    _take_off(rest[half:, half:], below[half:])
+        good = blas.cholesky(corner)
+        small = np.flatnonzero(corner.diagonal()[:good] ** 2 < weakest)
+        if good == len(corner) and not len(small):
+            return weak
+        weak.append(int(small[0]) if len(small) else good)
+        before[weak[-1], weak[-1]] += 1
+        corner[:] = before
 
 
 def _entries(matrix: BlockMatrix) -> tuple[Array, Array, Array]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from small_detectors import inner_barrel
@@ -95,6 +97,19 @@ def test_draws_are_averaged_in_quadrature() -> None:
     alone = truth_recovery(detector, nominal, truth, truth, everything, [one])["truth"]
     both = truth_recovery(detector, nominal, truth, truth, everything, [one, three])["truth"]
     torch.testing.assert_close(values(both, "limit_um"), values(alone, "limit_um") * 5**0.5)
+
+
+def test_the_spread_of_the_limit_is_that_of_single_answers() -> None:
+    common = torch.zeros(len(detector), 6, dtype=torch.float64)
+    common[detector.layer == 1, 2] = 1 * UM  # one number a layer: its r.m.s. is as uncertain as |N(0, 1)|
+    amounts = torch.randn(400, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    found = truth_recovery(
+        detector, nominal, truth, truth, everything, [noise(9, 1e-3 * UM) + a * common for a in amounts]
+    )
+    row = found["truth_rigid_only"]["layer1"]["w"]
+    assert row["limit_spread_um"] / row["limit_um"] == pytest.approx((1 - 2 / math.pi) ** 0.5, rel=0.1)
+    one = truth_recovery(detector, nominal, truth, truth, everything, [noise(9)])["truth"]["layer1"]["w"]
+    assert one["limit_spread_um"] is None
 
 
 def test_sensors_that_are_not_selected_do_not_count() -> None:

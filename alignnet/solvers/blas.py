@@ -15,12 +15,15 @@ from numba.extending import get_cython_function_address
 
 from alignnet.data.tracks import Array
 
-_LETTER = {np.dtype(np.float32): "s", np.dtype(np.float64): "d"}
-_REAL = {np.dtype(np.float32): ctypes.c_float, np.dtype(np.float64): ctypes.c_double}
+_LETTER: dict[np.dtype[Any], str] = {np.dtype(np.float32): "s", np.dtype(np.float64): "d"}
+_REAL: dict[np.dtype[Any], Any] = {
+    np.dtype(np.float32): ctypes.c_float,
+    np.dtype(np.float64): ctypes.c_double,
+}
 _Int = ctypes.c_int
 
 
-def _routine(module: str, name: str, arguments: int) -> dict[np.dtype, Callable[..., None]]:
+def _routine(module: str, name: str, arguments: int) -> dict[np.dtype[Any], Callable[..., None]]:
     """A Fortran routine, all of whose arguments are pointers, for each precision."""
     prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)
     return {
@@ -63,7 +66,7 @@ def cholesky(a: Array) -> int:
     return len(a) if failed.value == 0 else failed.value - 1
 
 
-def _call(routine: dict[np.dtype, Callable[..., None]], like: Array, *arguments: Any) -> None:
+def _call(routine: dict[np.dtype[Any], Callable[..., None]], like: Array, *arguments: Any) -> None:
     real = _REAL[like.dtype]
     routine[like.dtype](*[_pointer(argument, real) for argument in arguments])
 

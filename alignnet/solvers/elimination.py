@@ -175,7 +175,7 @@ def scatter(blocks: int, b: Buffers, pairs: Array, values: Array, used: int) -> 
 
 @compiled
 def _find_pairs(blocks: int, b: Buffers, pairs: Array, values: Array, used: int) -> int:
-    """Where each pair of the record's blocks is in the matrix; asks for all their memory before it is needed."""
+    """Where each pair of the record's blocks is in the matrix; all their memory is asked for at once."""
     for i in range(blocks):
         for j in range(i, blocks):
             low, high = min(b.block[i], b.block[j]), max(b.block[i], b.block[j])

@@ -93,8 +93,8 @@ def solve_steering(
     unknown, size = unknowns_of(labels.label, parameters.free, labels.width)
     exact = combinations(steering.constraints, labels, unknown, size)
     survey = combinations(steering.measurements, labels, unknown, size)
-    at, total = parameters.start.copy(), 0
-    for iteration in range(max(steering.commands.iterations, 1)):
+    at, total, passes = parameters.start.copy(), 0, max(steering.commands.iterations, 1)
+    for iteration in range(passes):
         reduced = reduce_records(
             [binary.path for binary in steering.binaries],
             [binary.weight for binary in steering.binaries],
@@ -103,7 +103,8 @@ def solve_steering(
         _check_rejected(reduced, steering)
         watch.lap("records")
         problem = ScaledProblem(reduced, labels, parameters, unknown, at, exact, survey)
-        solved = problem.solve(tolerance, max_iterations, told("solution", 1.0))
+        double = errors != "none" and iteration == passes - 1
+        solved = problem.solve(tolerance, max_iterations, double, told("solution", 1.0))
         step = problem.factor_times(solved.x)
         at = at + np.where(unknown >= 0, step[unknown], 0.0)
         total += solved.iterations

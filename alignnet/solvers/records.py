@@ -201,9 +201,9 @@ class _Sums:
         order = np.argsort(last_labels(words, block.starts), kind="stable")
         while first < len(block):
             first, why = elimination.accumulate(
-                words, words.view(np.float32), block.starts, order, first, self.labels.label, self.labels.table,
-                self.unknown, self.at, self.buffers, scale, self.cuts.passes, self.cuts.most_lost, self.limit, self.pairs,
-                self.values, self.gradient, self.totals,
+                words, words.view(np.float32), block.starts, order, first, self.labels.label,
+                self.labels.table, self.unknown, self.at, self.buffers, scale, self.cuts.passes,
+                self.cuts.most_lost, self.limit, self.pairs, self.values, self.gradient, self.totals,
             )  # fmt: skip
             if why == NO_ROOM:
                 self.buffers = self._buffers(2 * len(self.buffers.block))

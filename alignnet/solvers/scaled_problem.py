@@ -89,7 +89,11 @@ class ScaledProblem:
         return product
 
     def solve(
-        self, tolerance: float, max_iterations: int, progress: Callable[[float], None] | None = None
+        self,
+        tolerance: float,
+        max_iterations: int,
+        double: bool = False,
+        progress: Callable[[float], None] | None = None,
     ) -> Solved:
         """The scaled step: conjugate gradients preconditioned with a factorisation, where it fits in memory.
 
@@ -98,6 +102,7 @@ class ScaledProblem:
         Args:
             tolerance: of the gradient, against its start.
             max_iterations: of conjugate gradients.
+            double: factor in double precision at once, because errors will need that factor.
             progress: told, again and again, what part of a factorisation was done since.
 
         Raises:
@@ -105,7 +110,7 @@ class ScaledProblem:
         """
         if self.tree is None:
             return self._converged(self._iterate(None, tolerance, max_iterations), tolerance)
-        if self.determined > _SINGLE:
+        if self.determined > _SINGLE and not double:
             rough = self._rough(progress)
             if rough is not None:
                 solved = self._iterate(rough, tolerance, min(_ROUGH_ITERATIONS, max_iterations))

@@ -5,9 +5,9 @@
         ...
 
 Hits are the tracks' clusters, from the inside to the outside, in the frames of the chips (`o2_clusters`). An
-event is a primary vertex with the tracks that are nearest to it (`o2_vertices`), or without vertices a readout
-frame. Of a track's fit its momentum is kept; cuts and vertices use the rest. Nothing here depends on where the
-chunks go.
+event is a primary vertex with the tracks that are nearest to it (`o2_vertices`), or without vertices a
+readout frame. Of a track's fit its momentum is kept; cuts and vertices use the rest. Nothing here depends on
+where the chunks go.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,7 @@ from alignnet.data.root_columns import open_root
 from alignnet.data.tracks import Array, Tracks
 from alignnet.errors import ConfigError, SchemaError
 from alignnet.geometry.detector import Detector
+from alignnet.geometry.its2 import N_CHIPS
 
 log = logging.getLogger("alignnet.data")
 
@@ -80,12 +81,13 @@ class O2Source:
     clusters: str | Path
     dictionary: str | Path | None = None
     vertices: str | Path = SEEDING
-    timing: Timing = Timing()
+    timing: Timing = field(default_factory=Timing)
 
-    def n_frames(self) -> int:
-        """How many time frames there are; SchemaError as `chunks`."""
+    def size(self, chunk_bytes: int = CHUNK_BYTES) -> tuple[int, int]:
+        """How many time frames there are, and how many are read together; SchemaError as `chunks`."""
         with ExitStack() as stack:
-            return self._open(stack)[0].n_frames
+            readers = self._open(stack)
+            return readers[0].n_frames, self._step(readers, chunk_bytes)
 
     def chunks(
         self, detector: Detector, selection: Selection, chunk_bytes: int = CHUNK_BYTES
@@ -101,7 +103,9 @@ class O2Source:
             SchemaError: the files are not O2's, do not belong together, or are damaged.
             ConfigError: the field is another one, or no track is left.
         """
-        dictionary = TopologyDictionary.empty() if self.dictionary is None else read_dictionary(self.dictionary)
+        dictionary = (
+            TopologyDictionary.empty() if self.dictionary is None else read_dictionary(self.dictionary)
+        )
         tally = Tally()
         with ExitStack() as stack:
             readers = self._open(stack)
@@ -162,7 +166,9 @@ class O2Source:
         vertices, nearest = None, np.zeros(0, dtype=np.int64)
         if self.vertices != ABSENT:
             vertices = self._vertices(parts, readout)
-            found, nearest = _associated(states.select(rows), readout.of_track[rows], vertices, detector, selection)
+            found, nearest = _associated(
+                states.select(rows), readout.of_track[rows], vertices, detector, selection
+            )
             rows = rows[found]
         event = _events(rows, nearest, readout, vertices, frames)
         order = np.argsort(event, kind="stable")
@@ -187,7 +193,7 @@ class O2Source:
         return primary_vertices(parts[2], readout, self.timing)
 
     def _sensors(self, chip: Array, detector: Detector) -> Array:
-        rows = detector.rows(chip.astype(np.int64))
+        rows = detector.rows(np.arange(N_CHIPS))[chip]
         if (rows < 0).any():
             raise SchemaError(
                 f"{self.clusters}: chip {chip[rows < 0][0]} is no sensor_id of detector {detector.name}; use "
@@ -200,7 +206,9 @@ class O2Source:
         if self.vertices != ABSENT:
             told += f", {tally.kept:,} of these near a vertex"
         if tally.kept == 0:
-            raise ConfigError(f"{self.tracks}: no track is left ({told}); loosen selection, or o2.vertices=absent")
+            raise ConfigError(
+                f"{self.tracks}: no track is left ({told}); loosen selection, or o2.vertices=absent"
+            )
         log.info("%s: %s", self.tracks, told)
 
 

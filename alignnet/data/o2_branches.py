@@ -1,9 +1,9 @@
 """The branches of ALICE O2's ITS files: trees `o2sim` with one entry a time frame, in flat columns.
 
-ROOT splits a `std::vector` of objects into one branch a member, `ITSTrack.mChi2`. All members of one vector (a
-*collection*, the word before the first dot) have as many values in an entry as it has objects. A member that is
-an array has its length in the name where ROOT has split it (`ITSTrack.mP[5]`), and does not where uproot wrote
-it (`ITSTrack.mP`); both are read, and are called by the second name here.
+ROOT splits a `std::vector` of objects into one branch a member, `ITSTrack.mChi2`. All members of one vector
+(a *collection*, the word before the first dot) have as many values in an entry as it has objects. A member
+that is an array has its length in the name where ROOT has split it (`ITSTrack.mP[5]`), and does not where
+uproot wrote it (`ITSTrack.mP`); both are read, and are called by the second name here.
 
 Classes as of AliceO2 @ 60060b0bc490: TrackITS 6, TrackParametrization 3, ROFRecord 3, Vertex 3,
 PrimaryVertex 2, CompClusterExt 1 (on CompCluster 2).
@@ -146,7 +146,9 @@ class FrameReader:
         with damage_named(path):
             names = file.classnames(cycle=False)
             if names.get(TREE) != "TTree":
-                raise SchemaError(f"{path}: has no tree {TREE}, only {sorted(names)}; is it a file of ALICE O2?")
+                raise SchemaError(
+                    f"{path}: has no tree {TREE}, only {sorted(names)}; is it a file of ALICE O2?"
+                )
             self._tree = file[TREE]
             self._keys = self._find()
             self.n_frames = int(self._tree.num_entries)
@@ -191,7 +193,8 @@ class FrameReader:
                 keys[branch.name] = key
         if missing:
             near = [name for name in by_name if collection_of(name) == collection_of(missing[0])]
-            found = near or sorted({collection_of(name) for name in by_name})
+            every = {collection_of(name) for name in by_name}
+            found = near or sorted(every - {f"n{name}" for name in every})  # without counters
             raise SchemaError(
                 f"{self.path}: tree {TREE} has no branch {', '.join(missing)}; found {', '.join(found)}. "
                 "It was written by another version of O2, or is another file than expected"

@@ -2,9 +2,9 @@
 
     mData:  row (bits 0-8) · column (9-18) · pattern ID (19-29) · flag (30)
 
-A cluster of an ordinary pattern ID stands at the pixel of lowest row and column of its box, and the dictionary
-says how far from there its centre is. Where the ID is of a group, or 2047 (in no dictionary), the pattern
-itself is next in the stream of patterns, in the order of the clusters of a time frame:
+A cluster of an ordinary pattern ID stands at the pixel of lowest row and column of its box, and the
+dictionary says how far from there its centre is. Where the ID is of a group, or 2047 (in no dictionary), the
+pattern itself is next in the stream of patterns, in the order of the clusters of a time frame:
 
     u8 rows | u8 columns | ceil(rows · columns / 8) bytes: pixels row by row, the highest bit first
 
@@ -98,23 +98,23 @@ def read_patterns(frames: Frames, explicit: Array, path: str) -> Patterns:
         path: of the file, for messages.
 
     Raises:
-        SchemaError: a stream ends before its clusters do or goes on after them, a box is empty or too large, or
+        SchemaError: a stream ends before its clusters do or goes on after them, a box is empty or too large,
+        or
             a pattern has no pixel.
     """
     before = np.concatenate([[0], np.cumsum(explicit)])
     wanted = np.diff(before[frames.offset("ITSClusterComp")])
-    n = int(wanted.sum())
-    whole = np.zeros((n, 3), dtype=np.int64)
-    mean = np.zeros((n, 2))
+    found = np.zeros((int(wanted.sum()), 5), dtype=np.int64)
     stream = np.ascontiguousarray(frames["ITSClusterPatt"])
-    fault, frame, record = _follow(stream, frames.offset("ITSClusterPatt"), wanted, whole, mean)
+    fault, frame, record = _follow(stream, frames.offset("ITSClusterPatt"), wanted, found)
     if fault:
         told = _FAULTS[fault].format(record=record, wanted=int(wanted[frame]))
         raise SchemaError(
-            f"{path}: time frame {frames.first + frame}: {told}; it is damaged, or the dictionary is not the one "
-            "that it was written with"
+            f"{path}: time frame {frames.first + frame}: {told}; it is damaged, or was not written "
+            "with this dictionary"
         )
-    return Patterns(whole[:, 0], whole[:, 1], whole[:, 2], mean[:, 0], mean[:, 1])
+    rows, columns, n_pixels, sum_row, sum_column = found.T
+    return Patterns(rows, columns, n_pixels, sum_row / n_pixels, sum_column / n_pixels)
 
 
 _FAULTS = {
@@ -126,8 +126,8 @@ _FAULTS = {
 
 
 @compiled
-def _follow(stream: Array, edges: Array, wanted: Array, whole: Array, mean: Array) -> tuple[int, int, int]:
-    """Fill rows, columns, pixels and centres; (fault or 0, frame, record within the frame)."""
+def _follow(stream: Array, edges: Array, wanted: Array, found: Array) -> tuple[int, int, int]:
+    """Fill rows, columns, pixels and sums of both; (fault or 0, frame, record within the frame)."""
     k = 0
     for frame in range(len(wanted)):
         at, end = edges[frame], edges[frame + 1]
@@ -141,7 +141,7 @@ def _follow(stream: Array, edges: Array, wanted: Array, whole: Array, mean: Arra
             at += 2
             if at + size > end:
                 return 1, frame, record
-            n, sum_row, sum_column = 0, 0, 0
+            n, sum_row, sum_column = np.int64(0), np.int64(0), np.int64(0)
             for bit in range(rows * columns):
                 if stream[at + bit // 8] >> (7 - bit % 8) & 1:
                     n += 1
@@ -149,8 +149,8 @@ def _follow(stream: Array, edges: Array, wanted: Array, whole: Array, mean: Arra
                     sum_column += bit % columns
             if n == 0:
                 return 3, frame, record
-            whole[k, 0], whole[k, 1], whole[k, 2] = rows, columns, n
-            mean[k, 0], mean[k, 1] = sum_row / n, sum_column / n
+            found[k, 0], found[k, 1], found[k, 2] = rows, columns, n
+            found[k, 3], found[k, 4] = sum_row, sum_column
             at += size
             k += 1
         if at != end:
@@ -178,20 +178,18 @@ def local_points(frames: Frames, dictionary: TopologyDictionary, rows: Array, pa
     explicit = dictionary.has_pattern[data >> 19 & 0x7FF]
     patterns = read_patterns(frames, explicit, path)
     row, column, pattern_id, _ = unpack(data[rows])
-    entry = np.concatenate([dictionary.entries, np.zeros(1, dtype=dictionary.entries.dtype)])
-    entry = entry[["err2_x", "err2_z", "x_cog", "z_cog"]][np.minimum(pattern_id, len(dictionary))]
-    u = CENTRE_U + HALF_U - (row + 0.5) * ROW_PITCH + entry["x_cog"]
-    v = (column + 0.5) * COLUMN_PITCH - HALF_V + entry["z_cog"]
+    centre, sigma = dictionary.centre[pattern_id], dictionary.sigma[pattern_id]
+    sigma[pattern_id == NO_ENTRY] = ROW_PITCH / 2, COLUMN_PITCH / 2
+    u = CENTRE_U + HALF_U - (row + 0.5) * ROW_PITCH + centre[:, 0]
+    v = (column + 0.5) * COLUMN_PITCH - HALF_V + centre[:, 1]
     own = np.flatnonzero(explicit[rows])
     which = (np.cumsum(explicit) - 1)[rows[own]]
     group = pattern_id[own] != NO_ENTRY
-    for pixel, mean in ((row, patterns.row_mean), (column, patterns.column_mean)):
-        centre = mean[which]
-        pixel[own] -= np.where(group, np.floor(centre + 0.5), 0).astype(np.int64)
-    u[own] = CENTRE_U + HALF_U - (row[own] + patterns.row_mean[which] + 0.5) * ROW_PITCH
-    v[own] = (column[own] + patterns.column_mean[which] + 0.5) * COLUMN_PITCH - HALF_V
-    sigma = np.stack([np.sqrt(entry["err2_x"], dtype=float), np.sqrt(entry["err2_z"], dtype=float)], -1)
-    sigma[pattern_id == NO_ENTRY] = ROW_PITCH / 2, COLUMN_PITCH / 2
+    row_mean, column_mean = patterns.row_mean[which], patterns.column_mean[which]
+    corner_row = row[own] - np.where(group, np.floor(row_mean + 0.5), 0)
+    corner_column = column[own] - np.where(group, np.floor(column_mean + 0.5), 0)
+    u[own] = CENTRE_U + HALF_U - (corner_row + row_mean + 0.5) * ROW_PITCH
+    v[own] = (corner_column + column_mean + 0.5) * COLUMN_PITCH - HALF_V
     points = LocalPoints(np.stack([u, v], -1), sigma)
     _check_points(points, pattern_id, rows, frames, dictionary.origin, path)
     return points
@@ -202,22 +200,23 @@ def _check(frames: Frames, dictionary: TopologyDictionary, path: str) -> None:
     _first(chip < N_CHIPS, frames, path, lambda k: f"chip {chip[k]}, expected 0 to {N_CHIPS - 1}")
     pattern_id = frames["ITSClusterComp.mData"] >> 19 & 0x7FF
     known = (pattern_id < len(dictionary)) | (pattern_id == NO_ENTRY)
-    expected = "o2.dictionary=FILE" if len(dictionary) == 0 else "the dictionary of this period"
-    _first(
-        known, frames, path,
-        lambda k: f"pattern ID {pattern_id[k]}, but {dictionary.origin} has {len(dictionary)} entries; give "
-        + expected,
-    )  # fmt: skip
+    if len(dictionary) == 0:
+        lacking = "which needs a dictionary of cluster topologies; give o2.dictionary=FILE"
+    else:
+        lacking = (
+            f"expected less than {len(dictionary)}, the entries of {dictionary.origin}; give that of the run"
+        )
+    _first(known, frames, path, lambda k: f"pattern ID {pattern_id[k]}, {lacking}")
 
 
 def _check_points(
     points: LocalPoints, pattern_id: Array, rows: Array, frames: Frames, origin: str, path: str
 ) -> None:
     u, v = points.uv.T
-    inside = (np.abs(u - CENTRE_U) <= HALF_U) & (np.abs(v) <= HALF_V)
+    inside = np.asarray((np.abs(u - CENTRE_U) <= HALF_U) & (np.abs(v) <= HALF_V))
     box = f"a centre outside the {N_ROWS} × {N_COLUMNS} pixels of its chip; is {origin} of this period?"
     _first(inside, frames, path, lambda _: box, rows)
-    known = (points.sigma > 0).all(-1)
+    known = np.asarray((points.sigma > 0).all(-1))
     _first(known, frames, path, lambda k: f"pattern ID {pattern_id[k]}, which has no error in {origin}", rows)
 
 

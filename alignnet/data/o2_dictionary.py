@@ -1,17 +1,17 @@
 """O2's dictionary of cluster topologies: for a pattern ID the cluster's centre in its box, and its error.
 
-Common patterns have an entry each. Rare ones share an entry by the size of their box (a *group*), and a cluster
-of a group carries its pattern beside it, as does one that no entry fits (ID 2047). An entry gives the centre of
-gravity from the pixel of lowest row and column, `x_cog` (negative, as local x falls with the row) and `z_cog`
-[cm], and the variances `err2_x`, `err2_z` [cm²].
+Common patterns have an entry each. Rare ones share an entry by the size of their box (a *group*), and a
+cluster of a group carries its pattern beside it, as does one that no entry fits (ID 2047). An entry gives the
+centre of gravity from the pixel of lowest row and column, `x_cog` (negative, as local x falls with the row)
+and `z_cog` [cm], and the variances `err2_x`, `err2_z` [cm²].
 
 Two forms are read: the binary one, packed entries of 2,095 bytes in little-endian order, and the object
 `o2::itsmft::TopologyDictionary` (version 4) of the conditions database (ITS/Calib/ClusterDictionary), whose
 vector of entries ROOT writes member by member:
 
-    u32 bytes | u16 4 | map (u32 bytes | …) | map (u32 bytes | …) | i32 lookup[2041] | vector
-    vector:   u32 bytes | u16 0x4000 + 10 | u16 3 | u32 n | hash[n] | errX[n] | … | pattern[n] | … | isGroup[n]
-    pattern:  u32 bytes | u16 1 | u8 bitmap[2050]
+    u32 bytes | u16 4 | map (u32 bytes | …) | map (u32 bytes | …) | i32 lookup[2041] | vector vector:   u32
+    bytes | u16 0x4000 + 10 | u16 3 | u32 n | hash[n] | errX[n] | … | pattern[n] | … | isGroup[n] pattern:
+    u32 bytes | u16 1 | u8 bitmap[2050]
 
 or, where it was told to, entry by entry. The two maps and the table repeat what the entries say.
 """
@@ -93,6 +93,21 @@ class TopologyDictionary:
         explicit[NO_ENTRY] = True
         return explicit
 
+    @cached_property
+    def centre(self) -> Array:
+        """x_cog, z_cog [cm] of every pattern ID, float64 (2048, 2); 0 where it has no entry."""
+        return self._by_id("x_cog", "z_cog")
+
+    @cached_property
+    def sigma(self) -> Array:
+        """√err2_x, √err2_z [cm] of every pattern ID, float64 (2048, 2); 0 where it has no entry."""
+        return np.sqrt(self._by_id("err2_x", "err2_z"))
+
+    def _by_id(self, *names: str) -> Array:
+        table = np.zeros((NO_ENTRY + 1, len(names)))
+        table[: len(self)] = np.stack([self.entries[name] for name in names], -1)
+        return table
+
     @classmethod
     def empty(cls) -> TopologyDictionary:
         """No entries: for files all of whose clusters carry their patterns."""
@@ -114,8 +129,8 @@ def read_dictionary(path: str | Path) -> TopologyDictionary:
     payload = Path(path).read_bytes()
     if not payload or len(payload) % ENTRY.itemsize:
         raise SchemaError(
-            f"{path}: found {len(payload)} bytes, expected a multiple of {ENTRY.itemsize} (the binary form of "
-            "O2's TopologyDictionary) or a ROOT file"
+            f"{path}: found {len(payload)} bytes, expected a multiple of {ENTRY.itemsize} (the binary "
+            "form of O2's TopologyDictionary) or a ROOT file"
         )
     return TopologyDictionary(np.frombuffer(payload, dtype=ENTRY), str(path))
 
@@ -154,7 +169,9 @@ def _by_members(payload: bytes, position: int, end: int) -> Array:
 
 def _by_entries(payload: bytes, position: int, end: int) -> Array:
     (n,) = struct.unpack_from(">I", payload, position)
-    whole = np.dtype([("head", ">u4"), ("version", ">u2"), *((m, _packed()[m]) for m in (*_MEMBERS, "is_group"))])
+    whole = np.dtype(
+        [("head", ">u4"), ("version", ">u2"), *((m, _packed()[m]) for m in (*_MEMBERS, "is_group"))]
+    )
     _expect("bytes", end - position - 4, n * whole.itemsize)
     rows = np.frombuffer(payload, dtype=whole, count=n, offset=position + 4)
     _expect("version of GroupStruct", sorted({*rows["version"].tolist(), _ENTRY_VERSION}), [_ENTRY_VERSION])

@@ -34,7 +34,8 @@ def field_of(frames: Frames) -> float | None:
     good = np.isfinite(chord + begin + end + q_over_pt) & (chord > MIN_CHORD)
     if good.sum() < MIN_TRACKS:
         return None
-    kappa, inverse = 2 * np.sin((end - begin)[good] / 2) / chord[good], q_over_pt[good]
+    turn = (end - begin)[good] - 2 * np.pi * np.round((end - begin)[good] / (2 * np.pi))
+    kappa, inverse = 2 * np.sin(turn / 2) / chord[good], q_over_pt[good]
     return float(-(kappa * inverse).sum() / (CURVATURE * np.square(inverse).sum()))
 
 

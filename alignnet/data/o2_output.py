@@ -1,13 +1,13 @@
-"""`Tracks` of ITS2 into the files of an O2 run: o2trac_its.root, o2clus_its.root, o2_primary_vertex.root (where
-there are vertices) and dictionary.bin (where the clusters need one).
+"""`Tracks` of ITS2 into the files of an O2 run: o2trac_its.root, o2clus_its.root, o2_primary_vertex.root
+(where there are vertices) and dictionary.bin (where the clusters need one).
 
     with O2Writer("run", its2(), SubPixels()) as writer:
         writer.append(tracks)
 
-Each event is a readout frame of its own, 128 of them a time frame of 32 orbits. A track's parameters are those
-of a least-squares fit of a helix to its hits with their resolutions, without scattering, at its innermost and
-outermost hit; its covariance is left 0. Event numbers, truth and masses are not kept, and p only through that
-fit.
+Each event is a readout frame of its own, 128 of them a time frame of 32 orbits. A track's parameters are
+those of a least-squares fit of a helix to its hits with their resolutions, without scattering, at its
+innermost and outermost hit; its covariance is left 0. Event numbers, truth and masses are not kept, and p
+only through that fit.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
+import torch
+
 from alignnet.data.o2_branches import CLUSTER_FILE, TRACK_FILE, VERTEX_FILE, Frames, collection_of
 from alignnet.data.o2_dictionary import write_dictionary
 from alignnet.data.o2_fit import State, fitted
@@ -51,45 +53,52 @@ class O2Writer:
         folder: where they go.
         detector: ITS2, or part of it: `sensor_id` is the chip.
         pixels: how hits become clusters.
-        with_vertices: whether tracks have vertices.
 
     Raises:
         ConfigError: the detector is another one, or files cannot be written there.
     """
 
-    def __init__(self, folder: str | Path, detector: Detector, pixels: Pixels, with_vertices: bool) -> None:
-        ids = detector.sensor_id
-        if int(ids.min()) < 0 or int(ids.max()) >= N_CHIPS:
+    def __init__(self, folder: str | Path, detector: Detector, pixels: Pixels) -> None:
+        low, high = (int(end) for end in torch.aminmax(detector.sensor_id))
+        if low < 0 or high >= N_CHIPS:
             raise ConfigError(
-                f"detector {detector.name} has sensor_id {int(ids.min())} to {int(ids.max())}, expected chips of "
-                f"ITS2, 0 to {N_CHIPS - 1}; files of O2 hold no other detector"
+                f"detector {detector.name} has sensor_id {low} to {high}, expected chips of ITS2, 0 to "
+                f"{N_CHIPS - 1}; files of O2 hold no other detector"
             )
         self.folder, self._detector, self._pixels = Path(folder), detector, pixels
-        self._with_vertices, self._frames = with_vertices, 0
+        self._writers: list[FrameWriter] = []
+        self._frames = 0
+
+    @property
+    def written(self) -> list[Path]:
+        """The files."""
+        names = [*NAMES[: len(self._writers)], *NAMES[3:][: self._pixels.dictionary is not None]]
+        return [self.folder / name for name in names]
 
     def __enter__(self) -> O2Writer:
-        kinds = (TRACK_FILE, CLUSTER_FILE, VERTEX_FILE)[: 3 if self._with_vertices else 2]
-        with ExitStack() as stack:
-            self._writers = [
-                stack.enter_context(FrameWriter(self.folder / name, branches))
-                for name, branches in zip(NAMES, kinds, strict=False)
-            ]
-            self._stack = stack.pop_all()
+        self._stack = ExitStack()
         return self
 
     def append(self, tracks: Tracks) -> None:
-        """Write more events, in time frames of their own.
+        """Write more events, in time frames of their own; all of them have vertices, or none has.
 
         Raises:
-            ConfigError: a track has more than 15 hits, or as `pixels`.
+            ConfigError: a track has more than 15 hits, some tracks have vertices and others not, or as
+            `pixels`.
         """
         if len(tracks) == 0:
             return
         if int(tracks.hits_per_track.max()) > MOST_CLUSTERS:
             raise ConfigError(
-                f"a track has {int(tracks.hits_per_track.max())} hits, files of O2 hold at most {MOST_CLUSTERS}"
+                f"a track has {int(tracks.hits_per_track.max())} hits, O2 counts at most {MOST_CLUSTERS}"
             )
-        parts = frames_of(tracks, self._detector, self._pixels, self._frames, self._with_vertices)
+        parts = frames_of(tracks, self._detector, self._pixels, self._frames)
+        if not self._writers:
+            kinds = (TRACK_FILE, CLUSTER_FILE, VERTEX_FILE)
+            for name, branches, _ in zip(NAMES, kinds, parts, strict=False):
+                self._writers.append(self._stack.enter_context(FrameWriter(self.folder / name, branches)))
+        if len(parts) != len(self._writers):
+            raise ConfigError("some tracks have vertices and others not; write them to runs of their own")
         for writer, frames in zip(self._writers, parts, strict=True):
             writer.append(frames)
         self._frames += len(parts[0])
@@ -97,28 +106,31 @@ class O2Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None and not self._writers:
+            raise ConfigError(f"{self.folder}: no tracks came, expected at least one; no file is written")
         if kind is None and self._pixels.dictionary is not None:
             write_dictionary(self.folder / NAMES[3], self._pixels.dictionary)
         self._stack.__exit__(kind, error, trace)
 
 
-def frames_of(
-    tracks: Tracks, detector: Detector, pixels: Pixels, first: int = 0, with_vertices: bool = False
-) -> tuple[Frames, ...]:
-    """Time frames of tracks, clusters and, if asked for, vertices, numbered from `first`."""
+def frames_of(tracks: Tracks, detector: Detector, pixels: Pixels, first: int = 0) -> tuple[Frames, ...]:
+    """Time frames of tracks, clusters and, if the tracks have them, vertices, numbered from `first`."""
     event = np.cumsum(np.diff(tracks.event, prepend=tracks.event[:1]) != 0)
     layout = Layout(int(event[-1]) + 1, first)
     event_of_hit = np.repeat(event, tracks.hits_per_track)
     chip = detector.sensor_id.numpy()[tracks.sensor]
     order = np.lexsort((chip, event_of_hit))
-    clusters = _clusters(pixels(tracks.uv[order], tracks.sigma[order]), chip[order], event_of_hit[order], layout)
+    clusters = _clusters(
+        pixels(tracks.uv[order], tracks.sigma[order]), chip[order], event_of_hit[order], layout
+    )
     number = np.empty(len(order), dtype=np.int64)  # of each hit's cluster, within its time frame
     number[order] = np.arange(len(order)) - layout.before(event_of_hit)[event_of_hit[order]]
     leading = tracks.select(np.flatnonzero(np.diff(event, prepend=-1)))
-    kept = leading if with_vertices else None
+    has_vertex = tracks.vertex is not None and tracks.vertex_cov is not None
+    kept = leading if has_vertex else None
     n_tracks = np.bincount(event)
     parts = [_tracks(tracks, detector, layout, event, number) | _seeding(kept, n_tracks, layout), clusters]
-    if with_vertices:
+    if has_vertex:
         parts.append(_primary(leading, n_tracks, layout))
     return tuple(_frames(columns, layout) for columns in parts)
 
@@ -145,7 +157,7 @@ class Layout(NamedTuple):
         return (self.first + self.frame) * ORBITS * ORBIT + self.readout * _LENGTH
 
     def before(self, event: Array) -> Array:
-        """Of things that belong to `event` (things,) in order: how many come before each event's time frame."""
+        """How many of the things that belong to `event` (things,), in order, precede each event's frame."""
         total = np.concatenate([[0], np.cumsum(np.bincount(event, minlength=self.n_events))])
         return total[self.frame * READOUTS]
 
@@ -212,7 +224,7 @@ def _records(collection: str, event: Array, layout: Layout) -> Columns:
     """The readout frames of things that belong to `event` (things,), in order."""
     count = np.bincount(event, minlength=layout.n_events)
     first = np.concatenate([[0], np.cumsum(count)])[:-1] - layout.before(event)
-    columns = {
+    columns: dict[str, Array] = {
         "mBCData.bc": (layout.bc % ORBIT).astype(np.uint16),
         "mBCData.orbit": (layout.bc // ORBIT).astype(np.uint32),
         "mROFEntry.mFirstEntry": first.astype(np.int32),
@@ -241,7 +253,10 @@ def _primary(leading: Tracks, n_tracks: Array, layout: Layout) -> Columns:
         "mTimeStamp.mTimeStampError": np.full(layout.n_events, BUNCH_SPACING, dtype=np.float32),
     }
     for end in ("mIRMin", "mIRMax"):
-        columns |= {f"{end}.bc": (bc % ORBIT).astype(np.uint16), f"{end}.orbit": (bc // ORBIT).astype(np.uint32)}
+        columns |= {
+            f"{end}.bc": (bc % ORBIT).astype(np.uint16),
+            f"{end}.orbit": (bc // ORBIT).astype(np.uint32),
+        }
     for spread in ("mTMAD", "mZMAD"):
         columns[spread] = np.full(layout.n_events, -1, dtype=np.float32)
     of = np.arange(layout.n_events)

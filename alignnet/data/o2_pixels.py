@@ -1,12 +1,13 @@
-"""Local points of simulated hits → compact clusters of O2, with as much of the place in a pixel as there is room.
+"""Local points of simulated hits → compact clusters of O2, with as much of the place in a pixel as there is
+room.
 
-`SubPixels` uses pattern IDs: a dictionary of 45 × 45 entries, each a pixel whose centre of gravity stands in one
-cell of a grid on that pixel. A point loses up to 1/90 of a pitch: 0.30 µm in u, 0.33 µm in v, 0.17 and 0.19 µm
-r.m.s. The entries carry the resolution, so that is one for a whole file.
+`SubPixels` uses pattern IDs: a dictionary of 45 × 45 entries, each a pixel whose centre of gravity stands in
+one cell of a grid on that pixel. A point loses up to 1/90 of a pitch: 0.30 µm in u, 0.33 µm in v, 0.17 and
+0.19 µm r.m.s. The entries carry the resolution, so that is one for a whole file.
 
-`Boxes` uses no dictionary: each cluster carries a pattern of up to 4 × 4 pixels, the one whose centre is nearest
-to the point (r.m.s. 0.24 µm in u, 0.26 µm in v; up to half a pitch at the rows and columns at the edge). Reading
-gives every cluster half a pitch for its resolution, as O2 does without a dictionary.
+`Boxes` uses no dictionary: each cluster carries a pattern of up to 4 × 4 pixels, the one whose centre is
+nearest to the point (r.m.s. 0.62 µm in u, 0.67 µm in v; up to half a pitch at the rows and columns at the
+edge). Reading gives every cluster half a pitch for its resolution, as O2 does without a dictionary.
 
 Points beyond the matrix (of smeared hits, by a few µm) are brought to its edge by both.
 """
@@ -58,9 +59,15 @@ class Pixels(Protocol):
 
 
 class SubPixels:
-    """Clusters by a dictionary of places within a pixel, which is made for the first hits' resolution."""
+    """Clusters by a dictionary of places within a pixel, which is made for the first hits' resolution.
 
-    dictionary: TopologyDictionary | None = None
+    Args:
+        cells: of a pixel along each axis, at most 45.
+    """
+
+    def __init__(self, cells: int = CELLS) -> None:
+        self.cells = cells
+        self.dictionary: TopologyDictionary | None = None
 
     def __call__(self, uv: Array, sigma: Array) -> Clusters:
         """Clusters of points.
@@ -69,15 +76,16 @@ class SubPixels:
             ConfigError: resolutions differ between hits.
         """
         if self.dictionary is None:
-            self.dictionary = _grid(sigma[0].astype(np.float32))
+            self.dictionary = _grid(sigma[0].astype(np.float32), self.cells)
         err2 = self.dictionary.entries[["err2_x", "err2_z"]][0].tolist()
         if not np.allclose(np.square(sigma), err2, rtol=1e-5, atol=0):
             raise ConfigError(
-                "hits have different resolutions, which one dictionary cannot hold; write with o2.patterns=true"
+                "hits have different resolutions, which a dictionary cannot hold; give o2.patterns=true"
             )
         row, column = _fractions(uv)
-        i, j = (np.floor(x % 1 * CELLS).astype(np.int64).clip(0, CELLS - 1) for x in (row, column))
-        whole = CompactClusters(np.floor(row), np.floor(column), i * CELLS + j, np.zeros(len(uv)))
+        n = self.cells
+        i, j = (np.floor(x % 1 * n).astype(np.int64).clip(0, n - 1) for x in (row, column))
+        whole = CompactClusters(np.floor(row), np.floor(column), i * n + j, np.zeros(len(uv)))
         nothing = np.zeros((len(uv), 0), dtype=np.uint8)
         return Clusters(pack(whole), nothing, np.zeros(len(uv), dtype=np.int64))
 
@@ -111,9 +119,9 @@ def _fractions(uv: Array) -> tuple[Array, Array]:
     return row.clip(0, np.nextafter(N_ROWS, 0)), column.clip(0, np.nextafter(N_COLUMNS, 0))
 
 
-def _grid(sigma: Array) -> TopologyDictionary:
-    entries = np.zeros(CELLS * CELLS, dtype=ENTRY)
-    offset = (np.arange(CELLS) + 0.5) / CELLS - 0.5
+def _grid(sigma: Array, cells: int) -> TopologyDictionary:
+    entries = np.zeros(cells * cells, dtype=ENTRY)
+    offset = (np.arange(cells) + 0.5) / cells - 0.5
     row, column = (grid.ravel() for grid in np.meshgrid(offset, offset, indexing="ij"))
     entries["hash"] = np.arange(1, len(entries) + 1)
     entries["x_cog"], entries["z_cog"] = -row * ROW_PITCH, column * COLUMN_PITCH

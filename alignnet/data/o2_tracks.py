@@ -2,9 +2,9 @@
 
 A track's state stands in a frame that is the global one turned about z by alpha: at x = X it is at y = mP[0],
 z = mP[1], with mP[2] = sin of the azimuth there, mP[3] = p_z/p_T and mP[4] = q/p_T. Its clusters are
-ITSTrackClusIdx[first : first + n], first = mClusRef >> 4 and n = mClusRef & 15, from the outermost layer to the
-innermost, each a number within the clusters of the same time frame. Its readout frame is the ITSTracksROF that
-counts it.
+ITSTrackClusIdx[first : first + n], first = mClusRef >> 4 and n = mClusRef & 15, from the outermost layer to
+the innermost, each a number within the clusters of the same time frame. Its readout frame is the ITSTracksROF
+that counts it.
 """
 
 from __future__ import annotations

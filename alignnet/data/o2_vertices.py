@@ -10,7 +10,8 @@ bunch crossings [mIRMin, mIRMax] overlaps
 Of the candidates the nearest is taken: with u and w the components of vertex − position along and across the
 track's azimuth, and κ = −0.00299792458 B q/p_T,
 
-    a = κ (u² + w²) − 2w,   d_xy = a / (1 + √(1 + κa)),   s = atan2(κu, 1 − κw)/κ,   d_z = z + s tanλ − z_vertex
+    a = κ (u² + w²) − 2w,     d_xy = a / (1 + √(1 + κa)),
+    s = atan2(κu, 1 − κw)/κ,  d_z = z + s tanλ − z_vertex
 
 and d² = d_xy² + d_z². (The signed distance to a circle without its radius: Karimäki, NIM A 410 (1998) 284.)
 """
@@ -64,7 +65,9 @@ class Timing:
 
     def __post_init__(self) -> None:
         if self.length is not None and self.length < 1:
-            raise ConfigError(f"o2.timing.length is {self.length!r}, expected at least 1 bunch crossing, or null")
+            raise ConfigError(
+                f"o2.timing.length is {self.length!r}, expected at least 1 bunch crossing, or null"
+            )
 
 
 class Vertices(NamedTuple):
@@ -91,7 +94,8 @@ def seeding_vertices(frames: Frames, readout: Readout, path: str) -> Vertices:
     own = readout_of(frames, path, "VerticesROF", "Vertices")
     if not (np.array_equal(own.frame, readout.frame) and np.array_equal(own.bc, readout.bc)):
         raise SchemaError(
-            f"{path}: VerticesROF and ITSTracksROF are not the same readout frames; use o2.vertices=FILE or absent"
+            f"{path}: VerticesROF and ITSTracksROF are not the same readout frames; give "
+            "o2.vertices=FILE or absent"
         )
     last = np.cumsum(np.bincount(own.of_track, minlength=len(own.bc)))
     first = np.concatenate([[0], last[:-1]])
@@ -113,11 +117,13 @@ def primary_vertices(frames: Frames, readout: Readout, timing: Timing) -> Vertic
     begin, end = begin[order], end[order]
     first = np.searchsorted(np.maximum.accumulate(end) if len(end) else end, opens, side="left")
     last = np.searchsorted(begin, closes, side="right")
-    places = (column[order] for column in _places(frames, "PrimaryVertex"))
-    return Vertices(*places, frame[order], first, last, begin, end, opens, closes)
+    place, covariance, n = (column[order] for column in _places(frames, "PrimaryVertex"))
+    return Vertices(place, covariance, n, frame[order], first, last, begin, end, opens, closes)
 
 
-def nearest_vertex(states: States, readout_frame: Array, vertices: Vertices, b_z: float) -> tuple[Array, Array]:
+def nearest_vertex(
+    states: States, readout_frame: Array, vertices: Vertices, b_z: float
+) -> tuple[Array, Array]:
     """The candidate nearest to each track (−1 for none), and its distance [cm] (inf), each (tracks,)."""
     row, distance = np.full(len(readout_frame), -1), np.full(len(readout_frame), np.inf)
     kappa = -CURVATURE * b_z * states.q_over_pt

@@ -1,7 +1,7 @@
 """Time frames into files with the trees and branches of ALICE O2, written by uproot without ROOT.
 
-What differs from a file of O2: members are branches of their own with a common counter (`nITSTrack`) instead of
-a split `std::vector` of objects, so there is no class in the file, and a member that is an array lacks its
+What differs from a file of O2: members are branches of their own with a common counter (`nITSTrack`) instead
+of a split `std::vector` of objects, so there is no class in the file, and a member that is an array lacks its
 length in the name (`ITSTrack.mP` for `ITSTrack.mP[5]`). `TTree::Draw` and uproot read both alike; O2's own
 readers, which ask for the vector of objects, read O2's only.
 """

@@ -89,5 +89,6 @@ def _counter(name: str) -> str:
     return f"n{collection_of(name)}"
 
 
-def _type(branch: Branch) -> str:
-    return "var * " + (f"{branch.size} * " if branch.size else "") + branch.dtype
+def _type(branch: Branch) -> Any:
+    number = ak.types.NumpyType(branch.dtype)
+    return ak.types.ListType(ak.types.RegularType(number, branch.size) if branch.size else number)

@@ -23,7 +23,7 @@ template <typename T> struct TrackParametrization { T mX = 0, mAlpha = 0; T mP[5
 template <typename T> struct TrackParametrizationWithError : TrackParametrization<T> { T mC[15] = {}; ClassDefNV(TrackParametrizationWithError, 2); };
 }
 namespace its {
-struct TrackITS : o2::track::TrackParametrizationWithError<float> {
+struct TrackITS : o2::track::TrackParametrizationWithError<float> { TrackITS() {}
   o2::track::TrackParametrizationWithError<float> mParamOut;
   o2::dataformats::RangeRefComp<4> mClusRef; float mChi2 = 0; uint32_t mPattern = 0; unsigned int mClusterSizes = 0;
   ClassDefNV(TrackITS, 6);

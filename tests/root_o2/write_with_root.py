@@ -2,10 +2,10 @@
 
     PYTHON write_with_root.py BRANCHES.npz FOLDER
 
-BRANCHES.npz holds the branches of `alignnet.data.o2_branches` (arrays NAME, and COUNT of each collection), and
-`entries`, the dictionary. They are put into objects of O2's classes (o2_classes.h, compiled by ROOT), and
-those into trees as O2's workflows do. PYTHON needs the package ROOT (`pip install ROOT numpy`) and a C++
-compiler; the files in tests/data_files/o2 were made so with ROOT 6.40.
+BRANCHES.npz holds the branches of `alignnet.data.o2_branches` (arrays NAME, and `count NAME` of each
+collection), and `entries`, the dictionary. They are put into objects of O2's classes (o2_classes.h, compiled
+by ROOT), and those into trees as O2's workflows do. PYTHON needs the package ROOT (`pip install ROOT numpy`)
+and a C++ compiler; the files in tests/data_files/o2 were made so with ROOT 6.40.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def write_tree(path, collections, branches, counts):
     file.Close()
 
 
-def write_dictionary(path, entries):
+def write_dictionary(path, entries, by_members=True):
+    ROOT.TVirtualStreamerInfo.SetStreamMemberWise(by_members)
     dictionary = ROOT.o2.itsmft.TopologyDictionary()
     members = {"hash": "mHash", "err_x": "mErrX", "err_z": "mErrZ", "err2_x": "mErr2X", "err2_z": "mErr2Z"}
     members |= {"x_cog": "mXCOG", "z_cog": "mZCOG", "n_pixels": "mNpixels", "frequency": "mFrequency"}
@@ -104,7 +105,7 @@ def write_dictionary(path, entries):
 def main(source, folder):
     shown = Path(__file__).with_name("o2_classes.h")
     ROOT.gSystem.SetBuildDir(str(folder), True)
-    if not ROOT.gROOT.ProcessLine(f".L {shown}+") == 0:
+    if ROOT.gROOT.ProcessLine(f".L {shown}+") != 0:
         sys.exit("ROOT cannot compile o2_classes.h")
     arrays = np.load(source)
     counts = {name.removeprefix("count "): arrays[name] for name in arrays if name.startswith("count ")}
@@ -112,6 +113,7 @@ def main(source, folder):
     for name, collections in TREES.items():
         write_tree(folder / name, collections, branches, counts)
     write_dictionary(folder / "dictionary.root", arrays["entries"])
+    write_dictionary(folder / "dictionary_entry_by_entry.root", arrays["entries"], by_members=False)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from alignnet.data.o2_branches import CLUSTER_FILE, TRACK_FILE, VERTEX_FILE, Frames, collection_of
 from alignnet.data.o2_dictionary import write_dictionary
@@ -30,7 +29,7 @@ from alignnet.data.o2_write import FrameWriter
 from alignnet.data.tracks import Array, Tracks
 from alignnet.errors import ConfigError
 from alignnet.geometry.detector import Detector
-from alignnet.geometry.its2 import N_CHIPS
+from alignnet.geometry.its2 import N_CHIPS, chip_address, symname
 
 NAMES = ("o2trac_its.root", "o2clus_its.root", "o2_primary_vertex.root", "dictionary.bin")
 
@@ -59,12 +58,7 @@ class O2Writer:
     """
 
     def __init__(self, folder: str | Path, detector: Detector, pixels: Pixels) -> None:
-        low, high = (int(end) for end in torch.aminmax(detector.sensor_id))
-        if low < 0 or high >= N_CHIPS:
-            raise ConfigError(
-                f"detector {detector.name} has sensor_id {low} to {high}, expected chips of ITS2, 0 to "
-                f"{N_CHIPS - 1}; files of O2 hold no other detector"
-            )
+        _require_its2(detector)
         self.folder, self._detector, self._pixels = Path(folder), detector, pixels
         self._writers: list[FrameWriter] = []
         self._frames = 0
@@ -111,6 +105,17 @@ class O2Writer:
         if kind is None and self._pixels.dictionary is not None:
             write_dictionary(self.folder / NAMES[3], self._pixels.dictionary)
         self._stack.__exit__(kind, error, trace)
+
+
+def _require_its2(detector: Detector) -> None:
+    ids = detector.sensor_id.numpy()
+    known = (ids >= 0) & (ids < N_CHIPS)
+    names = zip(*(column.tolist() for column in chip_address(ids[known])), strict=True)
+    if not known.all() or any(symname(*row) != name for row, name in zip(names, detector.names, strict=True)):
+        raise ConfigError(
+            f"detector {detector.name} has sensor_id {ids.min()} to {ids.max()} and names like "
+            f"{detector.names[0]}, expected chips of ITS2 by their identifiers and symbolic names"
+        )
 
 
 def frames_of(tracks: Tracks, detector: Detector, pixels: Pixels, first: int = 0) -> tuple[Frames, ...]:
@@ -177,7 +182,7 @@ def _frames(columns: Columns, layout: Layout) -> Frames:
 def _tracks(tracks: Tracks, detector: Detector, layout: Layout, event: Array, number: Array) -> Columns:
     fit, n = fitted(tracks, detector), len(tracks)
     layer = detector.layer.numpy()[tracks.sensor]
-    outside_in = np.lexsort((-layer, tracks.track_of_hit))
+    outside_in = np.lexsort((-np.arange(tracks.n_hits), -layer, tracks.track_of_hit))
     event_of_hit = np.repeat(event, tracks.hits_per_track)
     first = tracks.offset[:-1] - layout.before(event_of_hit)[event]
     pattern = np.zeros(n, dtype=np.uint32)

@@ -71,7 +71,12 @@ def write_alice(path: str | Path, detector: Detector, local_six: Tensor) -> None
         GeometryError: as `align_params`.
         ConfigError: the file cannot be written there.
     """
-    payload = to_bytes(align_params(detector, local_six))
+    write_align_params(path, align_params(detector, local_six))
+
+
+def write_align_params(path: str | Path, entries: AlignParams) -> None:
+    """Write objects of any volumes as the CCDB object; the file appears whole or not at all."""
+    payload = to_bytes(entries)
     with replacing(path) as temporary, uproot.recreate(temporary) as file:
         # uproot writes objects of classes that it does not know only through this inner door
         packed = uproot.compression.compress(payload, file.compression)

@@ -390,9 +390,7 @@ def test_what_was_kept_is_said(frames, tmp_path, caplog):
 
 def test_a_writer_refuses_what_o2_cannot_hold(tracks, tmp_path):
     other = replace(DETECTOR, sensor_id=DETECTOR.sensor_id + 30_000)
-    with pytest.raises(
-        ConfigError, match="detector ITS2 has sensor_id 30000 to 54119, expected chips of ITS2"
-    ):
+    with pytest.raises(ConfigError, match=r"ITS2 has sensor_id 30000 to 54119 .*, expected chips of ITS2 b"):
         O2Writer(tmp_path, other, Boxes())
     with pytest.raises(ConfigError, match="no tracks came"), O2Writer(tmp_path, DETECTOR, Boxes()):
         pass

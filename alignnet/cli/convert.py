@@ -64,7 +64,9 @@ def _content(config: DictConfig, kind: str, source: Path, detector: Detector | N
     if kind == "root":
         return content_of_root(source, detector, config.data.short_tracks)
     if kind == "o2":
-        return content_of_o2(_run(config.o2, source), detector or its2(), build(config.selection))
+        return content_of_o2(
+            _run(config.o2, source), its2() if detector is None else detector, build(config.selection)
+        )
     if detector is None:
         raise ConfigError(
             "no detector for the hits: give detector=its2, or detector=file detector.path=FILE.root, or "

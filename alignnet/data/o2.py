@@ -44,8 +44,11 @@ from alignnet.geometry.its2 import N_CHIPS
 
 log = logging.getLogger("alignnet.data")
 
-CHUNK_BYTES = 2**26
-"""About what is read together, unpacked; at least one time frame."""
+CHUNK_BYTES = 2**24
+"""About what is read together, unpacked (140,000 tracks alone in their files); at least one time frame."""
+
+FIRST_FRAMES = 8
+"""Time frames whose tracks tell the field."""
 
 FRAME_STRIDE = 2**24
 """Event numbers of a time frame begin at its number times this."""
@@ -138,14 +141,10 @@ class O2Source:
         return readers
 
     def _check_field(self, n_frames: int, b_z: float) -> None:
-        """Look at the first time frames, up to one with tracks."""
+        """Look at the tracks of the first time frames."""
         with open_root(self.tracks) as file:
-            reader = FrameReader(file, self.tracks, NEEDED_FIELD)
-            for start in range(min(n_frames, 20)):
-                frames = reader.read(start, start + 1)
-                if len(frames["ITSTrack.mX"]) > 100 or start == min(n_frames, 20) - 1:
-                    check_field(frames, b_z, str(self.tracks))
-                    return
+            frames = FrameReader(file, self.tracks, NEEDED_FIELD).read(0, min(n_frames, FIRST_FRAMES))
+        check_field(frames, b_z, str(self.tracks))
 
     def _step(self, readers: list[FrameReader], chunk_bytes: int) -> int:
         size = sum(reader.n_bytes for reader in readers)

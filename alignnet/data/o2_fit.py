@@ -26,6 +26,9 @@ from alignnet.units import CURVATURE
 
 STEPS = 3
 
+TOGETHER = 20_000
+"""Tracks that are fitted at once, for the memory that it takes."""
+
 NO_FIELD_Q_OVER_PT = 1 / 0.6
 """What O2 assumes without a field [1/(GeV/c)]."""
 
@@ -46,9 +49,22 @@ class FittedTracks(NamedTuple):
     chi2: Array  # (tracks,)
 
 
-@torch.no_grad()
 def fitted(tracks: Tracks, detector: Detector) -> FittedTracks:
     """Fit tracks with at least three hits each."""
+    starts = range(0, len(tracks), TOGETHER)
+    parts = [
+        _fitted(tracks.select(np.arange(start, min(start + TOGETHER, len(tracks)))), detector)
+        for start in starts
+    ]
+    inner, outer = (
+        State(*(np.concatenate(column) for column in zip(*states, strict=True)))
+        for states in ([part.inner for part in parts], [part.outer for part in parts])
+    )
+    return FittedTracks(inner, outer, np.concatenate([part.chi2 for part in parts]))
+
+
+@torch.no_grad()
+def _fitted(tracks: Tracks, detector: Detector) -> FittedTracks:
     batch = collate(tracks, detector, cylinders_of(detector))
     planes = SensorLayer.of(detector, "local").planes(batch.uv, batch.sensor)
     n = 4 if detector.b_z == 0 else 5

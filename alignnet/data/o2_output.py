@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alignnet.data.atomic import replacing
 from alignnet.data.o2_branches import CLUSTER_FILE, TRACK_FILE, VERTEX_FILE, Frames, collection_of
 from alignnet.data.o2_dictionary import write_dictionary
 from alignnet.data.o2_fit import State, fitted
@@ -91,6 +92,9 @@ class O2Writer:
             kinds = (TRACK_FILE, CLUSTER_FILE, VERTEX_FILE)
             for name, branches, _ in zip(NAMES, kinds, parts, strict=False):
                 self._writers.append(self._stack.enter_context(FrameWriter(self.folder / name, branches)))
+            if self._pixels.dictionary is not None:
+                path = self._stack.enter_context(replacing(self.folder / NAMES[3]))
+                write_dictionary(path, self._pixels.dictionary)
         if len(parts) != len(self._writers):
             raise ConfigError("some tracks have vertices and others not; write them to runs of their own")
         for writer, frames in zip(self._writers, parts, strict=True):
@@ -102,8 +106,6 @@ class O2Writer:
     ) -> None:
         if kind is None and not self._writers:
             raise ConfigError(f"{self.folder}: no tracks came, expected at least one; no file is written")
-        if kind is None and self._pixels.dictionary is not None:
-            write_dictionary(self.folder / NAMES[3], self._pixels.dictionary)
         self._stack.__exit__(kind, error, trace)
 
 

@@ -73,7 +73,7 @@ def open_root(path: str | Path) -> Iterator[Any]:
         found = "a folder" if Path(path).is_dir() else "no such file"
         raise SchemaError(f"{path}: found {found}, expected a ROOT file; check the name")
     _check_begin(Path(path))
-    with _damage_named(path):
+    with damage_named(path):
         file = uproot.open({str(path): None})  # a bare string would be cut at its first ':'
     with file:
         yield file
@@ -96,7 +96,7 @@ def _check_begin(path: Path) -> None:
 
 
 @contextmanager
-def _damage_named(path: str | Path) -> Iterator[None]:
+def damage_named(path: str | Path) -> Iterator[None]:
     """Turn whatever uproot raises on bytes that make no sense into a SchemaError."""
     try:
         yield
@@ -116,7 +116,7 @@ def read_text(path: str | Path, key: str) -> str:
     Raises:
         SchemaError: file, key or text are missing or damaged.
     """
-    with open_root(path) as file, _damage_named(path):
+    with open_root(path) as file, damage_named(path):
         if key not in file.keys(cycle=False):
             raise SchemaError(
                 f"{path}: found no {key}, expected a TObjString (JSON); add it, see docs/data-format.md"
@@ -133,7 +133,7 @@ def read_payload(path: str | Path, keys: Sequence[str], class_name: str) -> byte
     Raises:
         SchemaError: file or object are missing or damaged, or it is of another class.
     """
-    with open_root(path) as file, _damage_named(path):
+    with open_root(path) as file, damage_named(path):
         classes = file.classnames(cycle=False)
         found = next((key for key in keys if key in classes), None)
         if found is None:
@@ -146,13 +146,13 @@ def read_payload(path: str | Path, keys: Sequence[str], class_name: str) -> byte
 
 def has_tree(path: str | Path, tree: str) -> bool:
     """Whether the file has an object of this name."""
-    with open_root(path) as file, _damage_named(path):
+    with open_root(path) as file, damage_named(path):
         return tree in file.keys(cycle=False)
 
 
 def count_entries(path: str | Path, tree: str) -> int:
     """Number of entries of a tree; SchemaError if there is no such tree or no entry."""
-    with open_root(path) as file, _damage_named(path):
+    with open_root(path) as file, damage_named(path):
         return _entries(_tree(file, path, tree), path, tree)
 
 
@@ -180,7 +180,7 @@ class Table:
         stop: int | None = None,
     ) -> None:
         self.origin = Origin(str(path), tree, start)
-        with open_root(path) as file, _damage_named(path):
+        with open_root(path) as file, damage_named(path):
             source = _tree(file, path, tree)
             count = _entries(source, path, tree)
             stop = count if stop is None else min(stop, count)

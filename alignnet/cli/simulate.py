@@ -16,7 +16,7 @@ from alignnet.cli.app import build, command, values_of
 from alignnet.cli.detector import detector_of
 from alignnet.cli.progress import Count, tracked
 from alignnet.data.root import SimulationWriter
-from alignnet.data.simulate import CHUNK_EVENTS, Simulation
+from alignnet.data.simulate import Simulation
 from alignnet.errors import ConfigError
 
 log = logging.getLogger("alignnet.simulate")
@@ -34,7 +34,7 @@ def main(config: DictConfig) -> None:
     )
     count = Count(detector)
     with SimulationWriter(output, detector, local, _metadata(config)) as writer:
-        chunks = tracked(simulation.chunks(n_events), "events", n_events, CHUNK_EVENTS, log)
+        chunks = tracked(simulation.chunks(n_events), "events", n_events, simulation.source.chunk_events, log)
         for tracks in count.counting(chunks):
             writer.append(tracks)
         if not count.tracks:

@@ -25,6 +25,9 @@ from alignnet.data.tracks import Array
 TRACKED = (11, 13, 211, 321, 2212)
 """What flies through a detector: e, μ, π, K, p, of both charges."""
 
+REFUSED = 2
+"""Exit code where a request cannot be fulfilled; the last line on stderr says why."""
+
 _FINAL, _DECAYED = 1, 2  # HEPEVT's status; a beam has 4
 _DIFFRACTIVE = 99  # 99xxxxx
 _DECAYER_ENERGY = 100.0  # [GeV]: Pythia makes no collisions at it
@@ -35,13 +38,23 @@ def main(request: str, answer: str) -> int:
     wanted = json.loads(request)
     try:
         model, decayer = _models(wanted)
-    except (ConnectionError, ValueError) as error:
-        print(f"\n{' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except ConnectionError as error:
+        return _refused(
+            f"its tables are not installed and cannot be fetched ({error}): "
+            "run it once with a network, or take Pythia6 or Sibyll23d, which need none"
+        )
+    except ValueError as error:
+        return _refused(str(error))
     events = (_record(event) for event in model(wanted["n_collisions"]))
     seen = [_seen(decayer(event), wanted["pt_min"], wanted["eta_max"]) for event in events]
-    np.savez(answer, **_table(seen))
+    columns: dict[str, Any] = _table(seen)
+    np.savez(answer, **columns)
     return 0
+
+
+def _refused(why: str) -> int:
+    print("", " ".join(why.split()), sep="\n", file=sys.stderr)
+    return REFUSED
 
 
 def _models(wanted: dict[str, Any]) -> tuple[Any, Decayer]:

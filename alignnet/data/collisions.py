@@ -1,8 +1,8 @@
 """Collisions with all that decays in them: made by an event generator, or read from a file of such events.
 
 Both are sources beside those of `alignnet.data.sources`. An event is put at a vertex of the interaction
-region, its charged particles that decay on their way are bent by the field, and what is left in the end, e, μ,
-π, K and p, goes into the detector, each from where it was produced.
+region, the field bends its charged particles that decay on their way, and what is left in the end, e, μ, π, K
+and p, goes into the detector, each from where it was produced.
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ class EventSource(ABC):
     def selected(self, events: Events) -> Array:
         """Which particles go into the detector, (particles,) bool."""
 
-    def particles(
-        self, n_events: int, streams: Streams, first_event: int = 0, b_z: float = 0.0
-    ) -> Particles:
+    def particles(self, n_events: int, streams: Streams, first_event: int = 0, b_z: float = 0.0) -> Particles:
         """What goes into the detector of `n_events` events."""
         events = bent(self.events(n_events, streams, first_event), b_z)
         vertices = draw_vertices(

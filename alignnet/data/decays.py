@@ -57,14 +57,19 @@ class Decayer:
         self._owner, self._pythia = pythia, pythia._lib  # the owner has the random numbers: it must live on
         self._switch = [self._pythia.pycomp(code) - 1 for code in FLYING if code > 0]
         pythia.final_state_particles = [*STABLE, *FLYING]
-        self._measured()
+        self._pythia.pydat3.mdcy[self._switch, 0] = 0
+        self._mass = self._measured()
 
     def __call__(self, record: Record) -> Record:
-        """The record with the decays of `FLYING`, and of all that comes of them, at its end."""
+        """The record with the decays of `FLYING`, and of all that comes of them, at its end.
+
+        What decays keeps its momentum and gets its measured mass, whatever the model's tables have.
+        """
         rows = np.flatnonzero(record.final & np.isin(record.pdg, FLYING))
         if len(rows) == 0:
             return record
         jets, n = self._pythia.pyjets, len(rows)
+        record.mass[rows] = [self._mass[abs(code)] for code in record.pdg[rows].tolist()]
         energy = np.sqrt((record.momentum[rows] ** 2).sum(1) + record.mass[rows] ** 2)
         jets.n, jets.k[:n], jets.v[:n] = n, 0, 0.0
         jets.k[:n, 0], jets.k[:n, 1] = 1, record.pdg[rows]
@@ -93,15 +98,15 @@ class Decayer:
         finally:
             self._pythia.pydat3.mdcy[self._switch, 0] = 0
 
-    def _measured(self) -> None:
-        """Pythia's masses [GeV/c²] and lifetimes cτ [mm] of 2000 give way to today's."""
-        pmas = self._pythia.pydat2.pmas
+    def _measured(self) -> dict[int, float]:
+        """Pythia's masses [GeV/c²] and lifetimes cτ [mm] give way to today's; returns the masses."""
+        pmas, masses = self._pythia.pydat2.pmas, {}
         for code in (*_KNOWN_MASS, *(code for code in FLYING if code > 0)):
             row, (mass, ctau) = self._pythia.pycomp(code) - 1, measured(code)
-            pmas[row, 0] = mass
+            pmas[row, 0] = masses[code] = mass
             if code in FLYING and ctau is not None:
                 pmas[row, 3] = ctau
-        self._pythia.pydat3.mdcy[self._switch, 0] = 0
+        return masses
 
 
 def measured(code: int) -> tuple[float, float | None]:

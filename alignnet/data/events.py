@@ -5,9 +5,9 @@
     particle 2   π⁻     mother  0
     particle 3   p      mother -1      made in the collision
 
-Any generator can fill this table; `alignnet.data.root_events` keeps it in a file. A particle that is no other's
-mother is final: it goes through the detector. Generators let everything fly straight. A field along z bends
-the paths of charged particles before they decay, and `bent` moves and turns all that comes of them with it.
+Any generator can fill this table; `alignnet.data.root_events` keeps it in a file. A particle that is no
+other's mother is final: it goes through the detector. Generators let everything fly straight. A field along z
+bends the paths of charged particles before they decay, and `bent` moves and turns what comes of them with it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Events(NamedTuple):
     @property
     def mother_in_event(self) -> Array:
         """Mothers counted from the first particle of their event, -1 for none, (particles,)."""
-        return np.where(self.mother >= 0, self.mother - self.offset[self.event], -1)
+        return np.where(self.mother == -1, -1, self.mother - self.offset[self.event])
 
     def overlaid(self, n: int) -> Events:
         """Events of `n` successive ones each, all from one point; of what is left over there is none."""

@@ -18,12 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-import alignnet
+from alignnet.data.chromo_process import REFUSED
 from alignnet.data.events import Events, of_columns
 from alignnet.errors import ConfigError
-
-REFUSED = 2
-"""Exit code of the process where the request cannot be fulfilled; its last line says why."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +83,6 @@ class Collider:
 
 def _environment() -> dict[str, str]:
     """Where the process finds this alignnet, however it was found here."""
-    home = str(Path(alignnet.__file__).resolve().parents[1])
+    home = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""Generated events in a ROOT file, tree `events` of docs/data-format.md: one entry an event, lists of particles.
+"""Generated events in a ROOT file: tree `events` of docs/data-format.md, one entry an event.
 
 Whatever made them can be read, without the generator: `Events` ↔ file.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def write_events(path: str | Path, events: Events, metadata: Mapping[str, Any]) 
     """
     if events.n_events == 0:
         raise SchemaError(f"{path}: no events came, expected at least one; the file is not written")
-    _check(events, Origin(str(path), TREE))
+    _check(events, Origin(str(path), TREE, item="particle"))
     count = np.diff(events.offset)
     flat = {
         "pdg": events.pdg, "charge": events.charge, "mother": events.mother_in_event, "mass": events.mass,
@@ -72,22 +73,17 @@ def read_events(path: str | Path, start: int = 0, stop: int | None = None) -> Ev
         SchemaError: the file does not follow the schema: names branch, event, particle and what was expected.
     """
     table = Table(path, TREE, tuple(_BRANCHES), (), start, stop)
+    origin = replace(table.origin, item="particle")
     count, _ = table.jagged("pdg", "integer")
     offset = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
     columns = {name: _column(table, name, kind, count) for name, kind in _BRANCHES.items()}
     first = np.repeat(offset[:-1], count)
     mother = np.where(columns["mother"] == -1, -1, columns["mother"] + first)
-    table.origin.require(
-        "mother", (columns["mother"] >= -1) & (mother < np.arange(len(mother))), columns["mother"],
-        "-1, or the number in the event of a particle further up", offset,
-    )  # fmt: skip
     position, momentum = (
         np.stack([columns[axis] for axis in axes], -1) for axes in (("x", "y", "z"), ("px", "py", "pz"))
     )
-    events = Events(
-        offset, columns["pdg"], columns["charge"], columns["mass"], mother, position, momentum
-    )
-    _check(events, table.origin)
+    events = Events(offset, columns["pdg"], columns["charge"], columns["mass"], mother, position, momentum)
+    _check(events, origin)
     return events
 
 
@@ -98,6 +94,11 @@ def _column(table: Table, name: str, kind: Kind, count: Array) -> Array:
 
 
 def _check(events: Events, origin: Origin) -> None:
+    """Raise SchemaError for the first particle that cannot be."""
+    mother, below = events.mother_in_event, np.arange(len(events.pdg)) - events.offset[events.event]
+    known = (mother >= -1) & (mother < below)
+    expected = "-1, or the number in the event of a particle further up"
+    origin.require("mother", known, mother, expected, events.offset)
     for names, column in (("x, y, z", events.position), ("px, py, pz", events.momentum)):
         origin.require(names, np.isfinite(column), column, "finite numbers", events.offset)
     good = np.isfinite(events.mass) & (events.mass >= 0)

@@ -158,7 +158,11 @@ class Simulation:
             "pdg": particles.pdg.numpy().astype(np.int32),
             "hit_uv": hits.uv.numpy(),
         }
-        history = {"vertex": particles.collision, "mother": particles.mother, "mother_pdg": particles.mother_pdg}
+        history = {
+            "vertex": particles.collision,
+            "mother": particles.mother,
+            "mother_pdg": particles.mother_pdg,
+        }
         truth |= {name: column.numpy() for name, column in history.items() if column is not None}
         return Tracks(
             event=particles.event.numpy() + first_event,

@@ -61,9 +61,7 @@ class Source(Protocol):
         """Events that are made and simulated together."""
         ...
 
-    def particles(
-        self, n_events: int, streams: Streams, first_event: int = 0, b_z: float = 0.0
-    ) -> Particles:
+    def particles(self, n_events: int, streams: Streams, first_event: int = 0, b_z: float = 0.0) -> Particles:
         """The particles of `n_events` events.
 
         Args:
@@ -123,9 +121,7 @@ class ParticleGun:
         _check_particle(self.mass, self.charges)
         check_vertices(self.vertex_mean, self.vertex_sigma, self.vertex_resolution)
 
-    def particles(
-        self, n_events: int, streams: Streams, first_event: int = 0, b_z: float = 0.0
-    ) -> Particles:
+    def particles(self, n_events: int, streams: Streams, first_event: int = 0, b_z: float = 0.0) -> Particles:
         """The particles of `n_events` events."""
         event = torch.arange(n_events).repeat_interleave(self.n_tracks_per_event)
         vertices = draw_vertices(
@@ -193,9 +189,7 @@ class Beam:
         _check_numbers("spot", _pair(self.spot), 2, low=0.0)
         _check_numbers("centre", self.centre, 2)
 
-    def particles(
-        self, n_events: int, streams: Streams, first_event: int = 0, b_z: float = 0.0
-    ) -> Particles:
+    def particles(self, n_events: int, streams: Streams, first_event: int = 0, b_z: float = 0.0) -> Particles:
         """The particles of `n_events` events."""
         event = torch.arange(n_events).repeat_interleave(self.n_tracks_per_event)
         draw = streams.normal(len(event), 5, 0)
@@ -246,9 +240,7 @@ class Cosmics:
         _check_particle(self.mass, self.charges)
         _check_numbers("half_x, half_z, distance", (self.half_x, self.half_z, self.distance), 3, low=0.0)
 
-    def particles(
-        self, n_events: int, streams: Streams, first_event: int = 0, b_z: float = 0.0
-    ) -> Particles:
+    def particles(self, n_events: int, streams: Streams, first_event: int = 0, b_z: float = 0.0) -> Particles:
         """The particles of `n_events` events."""
         draw = streams.uniform(n_events, 5, 1)
         p = np.geomspace(self.p_min, self.p_max, 4097)
@@ -295,9 +287,7 @@ def with_vertices(particles: Particles, vertices: Vertices) -> Particles:
     return particles._replace(vertex=vertices.seen[particles.event], vertex_cov=covariance)
 
 
-def check_vertices(
-    mean: Sequence[float], sigma: Sequence[float], resolution: Sequence[float] | None
-) -> None:
+def check_vertices(mean: Sequence[float], sigma: Sequence[float], resolution: Sequence[float] | None) -> None:
     """Raise ConfigError for what `draw_vertices` cannot use."""
     _check_numbers("vertex_mean", mean, 3)
     _check_numbers("vertex_sigma", sigma, 3, low=0.0)

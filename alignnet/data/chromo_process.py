@@ -30,11 +30,12 @@ REFUSED = 2
 
 _FINAL, _DECAYED = 1, 2  # HEPEVT's status; a beam has 4
 _DIFFRACTIVE = 99  # 99xxxxx
+_EXCHANGED = (110, 990, 9990)  # reggeon, pomeron, odderon
 _DECAYER_ENERGY = 100.0  # [GeV]: Pythia makes no collisions at it
 
 
 def main(request: str, answer: str) -> int:
-    """Make what `request` (JSON) asks for; 2 and a line on stderr where that cannot be."""
+    """Make what `request` (JSON) asks for; `REFUSED` and a line on stderr where that cannot be."""
     wanted = json.loads(request)
     try:
         model, decayer = _models(wanted)
@@ -98,7 +99,9 @@ def _seen(record: Record, pt_min: float, eta_max: float) -> Record:
     """Charged particles within the limits, and the particles that they come from."""
     kind, inverse = np.unique(record.pdg, return_inverse=True)
     real = np.array([_is_particle(code) for code in kind.tolist()], dtype=bool)[inverse]
-    mother = np.where((record.mother >= 0) & real[record.mother], record.mother, -1)
+    mother = record.mother
+    while (between := (mother >= 0) & ~real[mother]).any():  # partons and strings, between J/ψ and hadrons
+        mother = np.where(between, record.mother[mother], mother)
     pt = np.hypot(record.momentum[:, 0], record.momentum[:, 1])
     within = (pt >= pt_min) & (np.abs(record.momentum[:, 2]) <= pt * np.sinh(eta_max))
     keep = record.final & np.isin(np.abs(record.pdg), TRACKED) & within
@@ -128,11 +131,13 @@ def _table(records: list[Record]) -> dict[str, Array]:
 
 
 def _is_particle(code: int) -> bool:
-    """Whether it is a hadron or a lepton, and no parton, string or diffractive state."""
+    """Whether it is a hadron or a lepton, and no parton, string, diffractive state or what these exchange."""
     from particle import PDGID
 
     one = PDGID(code)
-    return bool(one.is_hadron or one.is_lepton) and abs(code) // 100_000 != _DIFFRACTIVE
+    if code in _EXCHANGED or abs(code) // 100_000 == _DIFFRACTIVE:
+        return False
+    return bool(one.is_hadron or one.is_lepton)
 
 
 def _charge(kinds: Array) -> Array:

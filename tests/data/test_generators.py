@@ -118,6 +118,7 @@ def test_only_what_a_detector_sees_is_final(events):
     assert set(np.abs(events.pdg[events.final]).tolist()) <= {11, 13, 211, 321, 2212}
     assert (events.mother < np.arange(len(events.mother))).all()
     assert np.isfinite(events.mass).all()
+    assert not events.position[events.mother == -1].any()
     pt = np.hypot(*events.momentum[events.final, :2].T)
     assert pt.min() >= 0.05
 

@@ -30,12 +30,17 @@ class Origin:
     path: str
     tree: str
     first: int = 0
+    item: str = "hit"  # what the lists of an entry are of
 
     def error(
         self, branch: str, row: int | None, found: object, expected: str, hit: int | None = None
     ) -> SchemaError:
         """The error for one value: file, tree, branch, entry, hit, what was found and what was expected."""
-        where = "" if row is None else f", entry {self.first + row}" + ("" if hit is None else f", hit {hit}")
+        where = (
+            ""
+            if row is None
+            else f", entry {self.first + row}" + ("" if hit is None else f", {self.item} {hit}")
+        )
         return SchemaError(
             f"{self.path}: tree {self.tree}, branch {branch}{where}: found {found}, expected {expected}"
         )

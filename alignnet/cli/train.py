@@ -14,12 +14,15 @@ from omegaconf import DictConfig
 
 from alignnet.cli.app import CONF, build, command, errors_in_one_line, values_of
 from alignnet.cli.keys import check_keys
+from alignnet.cli.provenance import provenance, typed
+from alignnet.cli.report import leave_report
 from alignnet.cli.resume import continued, remembered, restored_if_refused
 from alignnet.cli.run_folder import forget_curves
 from alignnet.cli.setup import evaluation_of, is_first_rank, load_problem, plain, quiet
 from alignnet.cli.uncertainty import show_spectrum, uncertainty_of
 from alignnet.data.memory import peak_memory_mb
 from alignnet.errors import NotConvergedError
+from alignnet.evaluation.attention import SensorAnswer
 from alignnet.evaluation.summary import report, write_metrics
 from alignnet.export.result import write_result
 from alignnet.training.answer import ALIGNED, answer_of
@@ -80,6 +83,7 @@ def train(config: DictConfig) -> None:
     evaluation = replace(
         evaluation, after=answer.local, aligned=answer.status == ALIGNED, error_draws=answer.error_draws,
         errors=answer.errors, spectrum=answer.spectrum,
+        answer=SensorAnswer(answer.n_hits, answer.status, answer.error),
     )  # fmt: skip
     metrics = evaluation.run(folder / "evaluation", monitor.history)
     show_spectrum(trainer, metrics)
@@ -89,12 +93,15 @@ def train(config: DictConfig) -> None:
         "converged": status.converged,
         "convergence": status.plain(),
         "history": monitor.history,
+        "run": provenance(problem, typed("train"), config.seed),
     }
     write_metrics(folder / "metrics.json", metrics)
     report(metrics, folder / "evaluation")
     if not metrics["n_aligned"]:
         log.warning("no sensor was aligned: too few hits, or all fixed")
     log.info("alignment: %s", folder / "alignment.root")
+    if config.evaluation.report:
+        leave_report(folder, metrics, problem.detector, answer.local)
     log.info("%s", status)
     if status.converged is False and config.require_convergence:
         raise NotConvergedError(

@@ -13,13 +13,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from alignnet.cli.app import CONF, build, command, errors_in_one_line, values_of
+from alignnet.cli.board import show_evaluation, training_figures
 from alignnet.cli.keys import check_keys
 from alignnet.cli.provenance import provenance, typed
 from alignnet.cli.report import leave_report
 from alignnet.cli.resume import continued, remembered, restored_if_refused
 from alignnet.cli.run_folder import forget_curves
 from alignnet.cli.setup import evaluation_of, is_first_rank, load_problem, plain, quiet
-from alignnet.cli.uncertainty import show_spectrum, uncertainty_of
+from alignnet.cli.uncertainty import uncertainty_of
 from alignnet.data.memory import peak_memory_mb
 from alignnet.errors import NotConvergedError
 from alignnet.evaluation.attention import SensorAnswer
@@ -66,7 +67,7 @@ def train(config: DictConfig) -> None:
         local_training=averaging is not None,
     )
     early_stop = plain(config.early_stop) if config.early_stop else None
-    monitor = AlignmentMonitor(problem.truth, config.figure_every)
+    monitor = AlignmentMonitor(problem.truth, config.figure_every, training_figures)
     validates = len(problem.data.rows["validation"]) > 0
     trainer = make_trainer(folder, plain(config.trainer), [monitor], early_stop, averaging, validates)
     evaluation, uncertainty = evaluation_of(problem, config.evaluation), uncertainty_of(config, log)
@@ -86,7 +87,7 @@ def train(config: DictConfig) -> None:
         answer=SensorAnswer(answer.n_hits, answer.status, answer.error),
     )  # fmt: skip
     metrics = evaluation.run(folder / "evaluation", monitor.history)
-    show_spectrum(trainer, metrics)
+    show_evaluation(trainer, metrics, every=config.figure_every > 0)
     metrics |= {
         "seconds": time.perf_counter() - start,
         "peak_memory_mb": peak_memory_mb(),

@@ -100,15 +100,22 @@ def _against_limit(start: str, rows: list[tuple[str, Mapping[str, Any]]]) -> Fin
         [n for n, row in rows if _beyond(row, factor, spreads)]
         for factor, spreads in zip((LIMIT_NEAR, LIMIT_FAR), LIMIT_SPREADS, strict=True)
     )
-    level = "warning" if far else "plain" if near else "good"
+    better = [n for n, row in rows if _below(row)]
+    level = "warning" if far else "plain" if near or better else "good"
     text = f"{span(ratio.values(), 3)} times the statistical limit"
     where = f", most in {name}" if near else ""
+    where += f"; less than it in {len(better)} of {len(rows)}, where it is overestimated" if better else ""
     return Finding("limit", level, f"{start}: {text}{where}.")
 
 
 def _beyond(row: Mapping[str, Any], factor: float, spreads: float) -> bool:
     bound = row["limit_um"] + spreads * (finite(row.get("limit_spread_um")) or 0.0)
     return bool(row["after_um"] > max(factor * row["limit_um"], bound))
+
+
+def _below(row: Mapping[str, Any]) -> bool:
+    bound = row["limit_um"] - LIMIT_SPREADS[0] * (finite(row.get("limit_spread_um")) or 0.0)
+    return bool(row["after_um"] < min(row["limit_um"] / LIMIT_NEAR, bound))
 
 
 def pulls(metrics: Mapping[str, Any]) -> list[Finding]:

@@ -14,6 +14,7 @@ from alignnet.evaluation.maps import correction_map
 from alignnet.evaluation.residuals import ResidualSummary
 from alignnet.evaluation.style import (
     STYLE,
+    epoch_axis,
     layer_axis,
     log_micrometres,
     log_momentum,
@@ -188,8 +189,8 @@ def convergence(history: Sequence[Mapping[str, float]], ideal: float | None = No
         axis.axhline(ideal, color="#222222", linestyle=(0, (1, 1.5)), label="true geometry")
     axis.set_yscale("log")
     plain_log_labels(axis)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set(xlabel="epoch", ylabel=r"$\chi^2$ / ndf")
+    epoch_axis(axis, [row["epoch"] for row in history])
+    axis.set(ylabel=r"$\chi^2$ / ndf")
     axis.legend()
     return figure
 
@@ -207,8 +208,8 @@ def steps(history: Sequence[Mapping[str, float]]) -> Figure:
     axis.plot(*np.asarray(rows).reshape(-1, 2).T, label="step", **STYLE["after"])
     axis.set_yscale("log")
     plain_log_labels(axis)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set(xlabel="epoch", ylabel="step, r.m.s. [µm]")
+    epoch_axis(axis, [row["epoch"] for row in history])
+    axis.set(ylabel="step, r.m.s. [µm]")
     return figure
 
 

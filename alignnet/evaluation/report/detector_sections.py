@@ -25,7 +25,7 @@ _KINDS = {
 def truth(report: Report) -> Html:
     """What is left of the misalignment, beside the statistical limit."""
     layers = table_of(report.metrics, "truth")
-    if not layers:
+    if not known(at(row, c, "after_um") for row in layers.values() for c in "uvw"):
         return Html("")
     pictures = [
         Picture(f"truth-{c}", partial(plots.truth_recovery, layers, "", [c]), _truth_finding(layers, c))

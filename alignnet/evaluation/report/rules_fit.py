@@ -84,10 +84,12 @@ def tracks(metrics: Mapping[str, Any]) -> list[Finding]:
     if not unfitted + beyond:
         return [Finding("tracks", "plain", f"{plural(used, 'track')} evaluated, none left out.")]
     fraction = (unfitted + beyond) / (used + unfitted + beyond)
-    text = f"{used:,} of {plural(used + unfitted + beyond, 'track')} evaluated: {unfitted:,} could not be "
-    text += f"fitted or lost their weight, {beyond:,} were beyond evaluation.max_chi2_per_ndf "
+    reasons = [f"{unfitted:,} not fitted or without weight"] if unfitted else []
+    reasons += [f"{beyond:,} beyond evaluation.max_chi2_per_ndf"] if beyond else []
+    left_out = f"{short(100 * fraction, 2)} % left out: {', '.join(reasons)}"
+    text = f"{used:,} of {plural(used + unfitted + beyond, 'track')} evaluated, {left_out}."
     level = "warning" if fraction > MANY_REJECTED else "plain"
-    return [Finding("tracks", level, f"{text}({short(100 * fraction, 2)} % left out).")]
+    return [Finding("tracks", level, text)]
 
 
 def sensors(metrics: Mapping[str, Any]) -> list[Finding]:
@@ -103,9 +105,9 @@ def sensors(metrics: Mapping[str, Any]) -> list[Finding]:
     others = [
         f"{number:,} {words}"
         for key, words in (
-            ("too_few_hits", "with too few hits are held by their volumes"),
-            ("fixed", "are fixed"),
-            ("without_hits", "saw no hit of the training tracks"),
+            ("too_few_hits", "held by their volumes for want of hits"),
+            ("fixed", "fixed"),
+            ("without_hits", "without any hit of the training tracks"),
         )
         if (number := count(at(metrics, "sensors", key)))
     ]

@@ -154,7 +154,10 @@ def _least_known(metrics: Mapping[str, Any], inner: list[Mapping[str, Any]]) -> 
         text = f"Weak modes: none among the motions looked for ({n} rigid motions are free)."
         return Finding("modes", "plain", text)
     worst = max(inner, key=lambda row: row["amplitude_um"])
-    text = f"The least known motion, {worst.get('name')}, is known to {short(worst['amplitude_um'])} µm."
+    text = (
+        f"The least known motion besides rigid ones is known to {short(worst['amplitude_um'])} µm; it looks "
+    )
+    text += f"like: {worst.get('name')}."
     return Finding("modes", "good", text)
 
 

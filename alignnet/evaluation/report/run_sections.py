@@ -35,10 +35,8 @@ def what_ran(report: Report) -> Html:
     facts: list[tuple[str, object]] = [
         (name, html(value)) for name, value in run.get("facts", {}).items() if value
     ]
-    facts += [
-        ("time taken", duration(report.metrics.get("seconds"))),
-        ("memory, at most", size(report.metrics.get("peak_memory_mb"))),
-    ]
+    seconds, memory = (finite(report.metrics.get(key)) for key in ("seconds", "peak_memory_mb"))
+    facts += [("time taken", seconds and duration(seconds)), ("memory, at most", memory and size(memory))]
     software = ", ".join(f"{name} {version}" for name, version in run.get("software", {}).items())
     facts += [("software", software)] if software else []
     config = run.get("config")
@@ -96,6 +94,8 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 def files(report: Report) -> Html:
     """Links to what lies beside the report."""
+    if not report.links:
+        return Html("")
     return listed(
         Html(link(path) + html(f": {words}" if words else "")) for path, words in report.links.items()
     )

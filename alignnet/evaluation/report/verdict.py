@@ -1,14 +1,14 @@
 """The verdict of a report: what the rules find in the numbers, and the words that stand above it.
 
-A good word needs a converged training, a χ²/ndf that fell, and no rule that finds fault. The rules and what
-they are judged by are in docs/command-line.md, The report.
+A good headline needs a converged training, a χ²/ndf that fell, and no rule that finds fault; under a bad one
+nothing is called good. The rules and what they are judged by are in docs/command-line.md, The report.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from alignnet.evaluation.report import rules_fit, rules_physics
@@ -54,6 +54,7 @@ def verdict(metrics: Mapping[str, Any]) -> Verdict:
     findings = tuple(finding for rule in RULES for finding in rule(metrics))
     counts = Counter(finding.level for finding in findings)
     if counts["bad"]:
+        findings = tuple(replace(f, level="plain") if f.level == "good" else f for f in findings)
         found = [_BAD.get(f.topic, f.topic) for f in findings if f.level == "bad"]
         return Verdict("bad", f"{'; '.join(dict.fromkeys(found))}. Do not use this alignment.", findings)
     settled = any(f.topic == "convergence" and f.level == "good" for f in findings)

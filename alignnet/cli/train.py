@@ -100,9 +100,9 @@ def train(config: DictConfig) -> None:
     report(metrics, folder / "evaluation")
     if not metrics["n_aligned"]:
         log.warning("no sensor was aligned: too few hits, or all fixed")
-    log.info("alignment: %s", folder / "alignment.root")
     if config.evaluation.report:
         leave_report(folder, metrics, problem.detector, answer.local)
+    log.info("alignment: %s", folder / "alignment.root")
     log.info("%s", status)
     if status.converged is False and config.require_convergence:
         raise NotConvergedError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,18 @@ from report_metrics import dca, good_metrics, mode, sensors
 
 from alignnet.evaluation.report.finding import LEVELS
 from alignnet.evaluation.report.numbers import short
+from alignnet.evaluation.report.rules_fit import CHI2_FAR, CHI2_NEAR, CHI2_PLAUSIBLE, MANY_REJECTED
+from alignnet.evaluation.report.rules_physics import (
+    LIMIT_FAR,
+    LIMIT_NEAR,
+    LIMIT_SPREADS,
+    MEAN_NEAR,
+    PULLS,
+    SIGNIFICANT,
+    WEAK_UM,
+    WIDTH_FAR,
+    WIDTH_NEAR,
+)
 from alignnet.evaluation.report.verdict import Verdict, verdict
 
 NUMBERS = st.none() | st.floats() | st.integers() | st.sampled_from([0, -1, math.nan, math.inf, 10**400])
@@ -210,3 +223,20 @@ def test_numbers_are_written_with_their_digits(value, digits):
 def test_numbers_that_are_none_are_dashes():
     assert [short(value) for value in (None, math.nan, math.inf, "3", True, [1])] == ["–"] * 6
     assert [short(x) for x in (0, 1234.5, 0.012345, -2.5e-7)] == ["0", "1,234", "0.0123", "−2.50 × 10⁻⁷"]
+
+
+def test_the_rules_are_documented_with_their_numbers():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "command-line.md").read_text(encoding="utf-8")
+    rules = text[text.index("### The report") : text.index("\n## export")]
+    for words in (
+        f"up to {CHI2_NEAR * 100:g} % above | up to {CHI2_FAR * 100:g} % above | more",
+        "{:g} to {:g} | | beyond".format(*CHI2_PLAUSIBLE),
+        f"within {MEAN_NEAR * 100:g} % of the ideal width of ideal; truth not known: within {SIGNIFICANT:g} σ of 0",
+        f"up to {WIDTH_NEAR:.2f} times, in every bin | up to {WIDTH_FAR:.2f} times",
+        f"up to {LIMIT_NEAR:g} times, or {LIMIT_SPREADS[0]:g} standard deviations",
+        f"more than {LIMIT_FAR:g} times and {LIMIT_SPREADS[1]:g} standard deviations",
+        "{:g} to {:g} | | beyond".format(*PULLS),
+        f"| up to {MANY_REJECTED * 100:g} % | more |",
+        f"all known to {WEAK_UM:g} µm",
+    ):
+        assert words in rules, words

@@ -20,6 +20,8 @@ from hypothesis import settings
 from small_detectors import GUN, barrel, random_local, simulated
 
 from alignnet.data.root import write_simulation
+from alignnet.evaluation.report.markup import Html
+from alignnet.evaluation.report.pictures import Picture
 from alignnet.evaluation.summary import Evaluation
 
 SEED = 20260101
@@ -88,6 +90,7 @@ def free_port() -> int:
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluations in this process draw nothing, which is most of their time."""
     monkeypatch.setattr(Evaluation, "draw", lambda *arguments: None)
+    monkeypatch.setattr(Picture, "html", lambda picture: Html(""))
 
 
 @pytest.fixture(autouse=True)

@@ -13,12 +13,16 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from alignnet.cli.app import command
+from alignnet.cli.provenance import provenance, typed
+from alignnet.cli.report import leave_report
 from alignnet.cli.run_folder import trained_config, warn_unless_converged
 from alignnet.cli.setup import evaluation_of, load_problem, quiet
 from alignnet.data.memory import peak_memory_mb
 from alignnet.data.root_alignment import read_alignment, read_alignment_table
+from alignnet.evaluation.attention import SensorAnswer
 from alignnet.evaluation.summary import report, write_metrics
-from alignnet.training.answer import ALIGNED
+from alignnet.geometry.detector import Detector
+from alignnet.training.answer import ALIGNED, FIXED
 
 OF_TRAINING = ("errors", "pulls", "spectrum")
 """What training found of the answer's errors, whichever tracks are evaluated."""
@@ -38,21 +42,28 @@ def main(config: DictConfig) -> None:
         if settings.detector.get("path", "") is None:
             settings.detector.path = settings.data.files[0]  # of which the run took its detector
         settings.data.files = config.data.files
+    settings.evaluation.report = config.evaluation.report  # runs of earlier versions have none
     OmegaConf.set_struct(settings, True)  # a misspelt evaluation.part is an error
     settings.evaluation = OmegaConf.merge(settings.evaluation, config.evaluation)
     problem = load_problem(settings)
     local = read_alignment(run / "alignment.root", problem.detector)
-    table = read_alignment_table(run / "alignment.root")
-    aligned = torch.zeros(len(problem.detector), dtype=torch.bool)
-    aligned[problem.detector.rows(table.sensor_id)] = torch.from_numpy(table.status == ALIGNED)
-    evaluation = replace(evaluation_of(problem, settings.evaluation), after=local, aligned=aligned)
-    history = _trained(run).get("history", [])
-    metrics = evaluation.run(run / "evaluation", history)
-    metrics |= _limits(run, metrics)
-    metrics |= {key: trained for key, trained in _trained(run).items() if key in OF_TRAINING}
+    answer = _answer(run, problem.detector)
+    evaluation = replace(
+        evaluation_of(problem, settings.evaluation),
+        after=local,
+        aligned=answer.status == ALIGNED,
+        answer=answer,
+    )
+    trained = _trained(run)
+    metrics = evaluation.run(run / "evaluation", trained.get("history", []))
+    metrics |= _limits(trained, metrics)
+    metrics |= {key: trained[key] for key in OF_TRAINING if key in trained}
     metrics |= {"seconds": time.perf_counter() - start, "peak_memory_mb": peak_memory_mb()}
+    metrics["run"] = provenance(problem, typed("evaluate"), settings.seed)
     write_metrics(run / "evaluation" / "metrics.json", metrics)
     report(metrics, run / "evaluation")
+    if settings.evaluation.report:
+        leave_report(run, metrics, problem.detector, local, trained)
 
 
 def _trained(run: Path) -> dict[str, Any]:
@@ -61,9 +72,19 @@ def _trained(run: Path) -> dict[str, Any]:
     return found
 
 
-def _limits(run: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+def _answer(run: Path, detector: Detector) -> SensorAnswer:
+    """What tree `alignment` says of each sensor; those without a row are fixed."""
+    table, n = read_alignment_table(run / "alignment.root"), len(detector)
+    rows = detector.rows(table.sensor_id)
+    n_hits, status = torch.zeros(n, dtype=torch.int64), torch.full((n,), FIXED, dtype=torch.int8)
+    error = torch.full((n, 6), torch.nan, dtype=torch.float64)
+    n_hits[rows], status[rows] = torch.from_numpy(table.n_hits), torch.from_numpy(table.status)
+    error[rows] = torch.from_numpy(table.error)
+    return SensorAnswer(n_hits, status, error)
+
+
+def _limits(trained: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
     """Truth recovery with the statistical limits that training found on its tracks."""
-    trained = _trained(run)
     merged: dict[str, Any] = {}
     for kind in ("truth", "truth_rigid_only", "truth_layer_rigid"):
         now, then = metrics.get(kind), trained.get(kind)

@@ -14,14 +14,18 @@ from lightning.pytorch.callbacks import LambdaCallback
 from omegaconf import DictConfig
 
 from alignnet.cli.app import CONF, build, command, errors_in_one_line, values_of
+from alignnet.cli.board import show_evaluation, training_figures
 from alignnet.cli.keys import check_keys
+from alignnet.cli.provenance import provenance, typed
+from alignnet.cli.report import leave_report
 from alignnet.cli.resume import continued, remembered, restored_if_refused
 from alignnet.cli.run_folder import forget_curves
 from alignnet.cli.setup import evaluation_of, is_first_rank, load_problem, plain, quiet
 from alignnet.cli.signals import handle_again
-from alignnet.cli.uncertainty import show_spectrum, uncertainty_of
+from alignnet.cli.uncertainty import uncertainty_of
 from alignnet.data.memory import peak_memory_mb
 from alignnet.errors import NotConvergedError
+from alignnet.evaluation.attention import SensorAnswer
 from alignnet.evaluation.summary import report, write_metrics
 from alignnet.export.result import write_result
 from alignnet.training.answer import ALIGNED, answer_of
@@ -65,7 +69,7 @@ def train(config: DictConfig) -> None:
         local_training=averaging is not None,
     )
     early_stop = plain(config.early_stop) if config.early_stop else None
-    monitor = AlignmentMonitor(problem.truth, config.figure_every)
+    monitor = AlignmentMonitor(problem.truth, config.figure_every, training_figures)
     ends_promptly = LambdaCallback(on_train_start=lambda *_: handle_again())
     validates = len(problem.data.rows["validation"]) > 0
     trainer = make_trainer(
@@ -85,20 +89,24 @@ def train(config: DictConfig) -> None:
     evaluation = replace(
         evaluation, after=answer.local, aligned=answer.status == ALIGNED, error_draws=answer.error_draws,
         errors=answer.errors, spectrum=answer.spectrum,
+        answer=SensorAnswer(answer.n_hits, answer.status, answer.error),
     )  # fmt: skip
     metrics = evaluation.run(folder / "evaluation", monitor.history)
-    show_spectrum(trainer, metrics)
+    show_evaluation(trainer, metrics, every=config.figure_every > 0)
     metrics |= {
         "seconds": time.perf_counter() - start,
         "peak_memory_mb": peak_memory_mb(),
         "converged": status.converged,
         "convergence": status.plain(),
         "history": monitor.history,
+        "run": provenance(problem, typed("train"), config.seed),
     }
     write_metrics(folder / "metrics.json", metrics)
     report(metrics, folder / "evaluation")
     if not metrics["n_aligned"]:
         log.warning("no sensor was aligned: too few hits, or all fixed")
+    if config.evaluation.report:
+        leave_report(folder, metrics, problem.detector, answer.local)
     log.info("alignment: %s", folder / "alignment.root")
     log.info("%s", status)
     if status.converged is False and config.require_convergence:

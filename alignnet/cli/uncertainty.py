@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from logging import Logger
-from typing import Any
 
-import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
 from alignnet.cli.progress import INTERVAL, tracked
-from alignnet.evaluation import plots
 from alignnet.training.uncertainty import Uncertainty
 
 
@@ -34,14 +30,6 @@ def uncertainty_of(config: DictConfig, log: Logger) -> Uncertainty:
         watch=lambda draws, what, total: tracked(draws, what, total, 1, log),
         step=_now_and_then(log),
     )
-
-
-def show_spectrum(trainer: L.Trainer, metrics: Mapping[str, Any]) -> None:
-    """The picture of the least known motions in TensorBoard."""
-    if metrics.get("spectrum") and isinstance(trainer.logger, TensorBoardLogger):
-        figure = plots.spectrum(metrics["spectrum"])
-        trainer.logger.experiment.add_figure("spectrum", figure, trainer.current_epoch)
-        trainer.logger.experiment.flush()
 
 
 def _now_and_then(log: Logger) -> Callable[[int, float], None]:

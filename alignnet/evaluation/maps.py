@@ -12,6 +12,7 @@ from torch import Tensor
 
 from alignnet.data.tracks import Array
 from alignnet.errors import GeometryError
+from alignnet.evaluation.colours import diverging
 from alignnet.evaluation.style import styled
 from alignnet.geometry.detector import Detector
 from alignnet.units import UM
@@ -37,14 +38,16 @@ def correction_map(detector: Detector, local: Tensor, layer: int) -> Figure:
         raise GeometryError(
             f"detector {detector.name} has no layer {layer}; its layers are {detector.layers}"
         )
-    outlines, names, towards = _outlines(detector, rows)
-    values = _oriented(detector, local, rows) / UM
+    corners, names, towards = outlines(detector, rows)
+    values = oriented(detector, local, rows) / UM
     figure = Figure(figsize=(8.6, 3.4), layout="constrained")
     axes = figure.subplots(1, 3, sharex=True, sharey=True)
     for k, axis in enumerate(axes):
         size = np.abs(values[:, k])
         edge = max(float(np.quantile(size, 0.995)), 1e-3)
-        cells = PolyCollection(list(outlines), array=values[:, k], cmap="RdBu_r", norm=Normalize(-edge, edge))
+        cells = PolyCollection(
+            list(corners), array=values[:, k], cmap=diverging(), norm=Normalize(-edge, edge)
+        )
         cells.set(edgecolor="face", linewidth=0.5, antialiased=False)
         axis.add_collection(cells)
         axis.autoscale_view()
@@ -59,7 +62,7 @@ def correction_map(detector: Detector, local: Tensor, layer: int) -> Figure:
     return figure
 
 
-def _outlines(detector: Detector, rows: Tensor) -> tuple[Array, tuple[str, str], tuple[str, str, str]]:
+def outlines(detector: Detector, rows: Tensor) -> tuple[Array, tuple[str, str], tuple[str, str, str]]:
     """Corners of sensors (sensors, 4, 2) in their map's coordinates, and the names of these and of sides."""
     u, _, v = detector.rotation[rows].unbind(-1)
     half, middle = detector.half[rows], _middle(detector, rows)
@@ -74,8 +77,8 @@ def _outlines(detector: Detector, rows: Tensor) -> tuple[Array, tuple[str, str],
     return np.stack([corners[..., 2], unwrapped], -1), ("z [cm]", r"$\varphi$ [rad]"), sides
 
 
-def _oriented(detector: Detector, local: Tensor, rows: Tensor) -> Array:
-    """Corrections along u, v, w (sensors, 3) [cm], each counted towards the sides that `_outlines` names."""
+def oriented(detector: Detector, local: Tensor, rows: Tensor) -> Array:
+    """Corrections along u, v, w (sensors, 3) [cm], each counted towards the sides that `outlines` names."""
     u, normal, v = detector.rotation[rows].unbind(-1)
     axes = torch.stack([u, v, normal], -1)
     sides = torch.eye(3, dtype=torch.float64).expand_as(axes)

@@ -14,6 +14,7 @@ from alignnet.evaluation.maps import correction_map
 from alignnet.evaluation.residuals import ResidualSummary
 from alignnet.evaluation.style import (
     STYLE,
+    epoch_axis,
     layer_axis,
     log_micrometres,
     log_momentum,
@@ -31,6 +32,7 @@ __all__ = [
     "residual_histograms",
     "residuals_per_layer",
     "spectrum",
+    "steps",
     "truth_recovery",
 ]
 
@@ -77,44 +79,51 @@ def dca_mean_and_width(
 
 
 @styled
-def truth_recovery(recovery: Mapping[str, Any], title: str = "") -> Figure:
+def truth_recovery(
+    recovery: Mapping[str, Any], title: str = "", coordinates: Sequence[str] = ("u", "v", "w")
+) -> Figure:
     """Remaining displacement of each layer along u, v and w: before, after, and the statistical limit.
 
     Args:
         recovery: one of the kinds of `alignnet.evaluation.truth.truth_recovery`, for example its "truth".
         title: of the figure.
+        coordinates: a column each.
     """
-    figure = Figure(figsize=(7.6, 3.0), layout="constrained")
-    axes = figure.subplots(1, 3, sharey=True)
+    width = 7.6 / 3 * len(coordinates) if len(coordinates) > 1 else 3.6
+    figure = Figure(figsize=(width, 3.0), layout="constrained")
+    axes = figure.subplots(1, len(coordinates), sharey=True, squeeze=False)[0]
     layers = [int(name.removeprefix("layer")) for name in recovery]
-    for coordinate, axis in zip("uvw", axes, strict=True):
+    for coordinate, axis in zip(coordinates, axes, strict=True):
         for name in ("before", "after", "limit"):
             values = [row[coordinate][f"{name}_um"] for row in recovery.values()]
             if any(value is not None for value in values):
                 label = "statistical limit" if name == "limit" else name
                 axis.plot(layers, numbers(values), label=label, **wide_dashes(name))
+        _spread_of_limit(axis, layers, [row[coordinate] for row in recovery.values()])
         axis.set_title(f"along {coordinate}")
         axis.set_xlabel("layer")
         layer_axis(axis, layers)
     log_micrometres(axes[0])
     axes[0].set_ylabel("remaining displacement, r.m.s. [µm]")
-    axes[2].legend(loc="best")
+    axes[-1].legend(loc="best")
     if title:
         figure.suptitle(title, fontsize=10)
     return figure
 
 
 @styled
-def residuals_per_layer(residuals: Mapping[str, Any]) -> Figure:
+def residuals_per_layer(residuals: Mapping[str, Any], coordinates: Sequence[str] = ("u", "v")) -> Figure:
     """Mean and width of the unbiased residuals of each layer, before and after, and the width to expect.
 
     Args:
         residuals: `residuals` of `alignnet.evaluation.residuals.residual_metrics`.
+        coordinates: a column each.
     """
-    figure = Figure(figsize=(7.0, 4.6), layout="constrained")
-    axes = figure.subplots(2, 2, sharex=True, sharey="row")
+    width = 3.5 * len(coordinates) if len(coordinates) > 1 else 4.1
+    figure = Figure(figsize=(width, 4.6), layout="constrained")
+    axes = figure.subplots(2, len(coordinates), sharex=True, sharey="row", squeeze=False)
     layers = [int(name.removeprefix("layer")) for name in residuals]
-    for coordinate, (upper, lower) in zip("uv", axes.T, strict=True):
+    for coordinate, (upper, lower) in zip(coordinates, axes.T, strict=True):
         rows = [row[coordinate] for row in residuals.values()]
         for name, prefix in (("before", "unbiased_before_"), ("after", "unbiased_")):
             if f"{prefix}mean_um" in rows[0]:
@@ -180,35 +189,68 @@ def convergence(history: Sequence[Mapping[str, float]], ideal: float | None = No
         axis.axhline(ideal, color="#222222", linestyle=(0, (1, 1.5)), label="true geometry")
     axis.set_yscale("log")
     plain_log_labels(axis)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set(xlabel="epoch", ylabel=r"$\chi^2$ / ndf")
+    epoch_axis(axis, [row["epoch"] for row in history])
+    axis.set(ylabel=r"$\chi^2$ / ndf")
     axis.legend()
     return figure
 
 
 @styled
-def spectrum(found: Mapping[str, Any]) -> Figure:
+def steps(history: Sequence[Mapping[str, float]]) -> Figure:
+    """R.m.s. change of the sensors' translations in each epoch.
+
+    Args:
+        history: a row an epoch with `epoch` and `train/step_um`.
+    """
+    figure = Figure(figsize=(4.8, 3.3), layout="constrained")
+    axis = figure.subplots()
+    rows = [(row["epoch"], row["train/step_um"]) for row in history if row.get("train/step_um", 0.0) > 0]
+    axis.plot(*np.asarray(rows).reshape(-1, 2).T, label="step", **STYLE["after"])
+    axis.set_yscale("log")
+    plain_log_labels(axis)
+    epoch_axis(axis, [row["epoch"] for row in history])
+    axis.set(ylabel="step, r.m.s. [µm]")
+    return figure
+
+
+@styled
+def spectrum(found: Mapping[str, Any], names: bool = True) -> Figure:
     """Expected error of the least known motions, with their names; null modes reach to the edge.
 
     Args:
         found: `alignnet.evaluation.uncertainty.spectrum_metrics`.
+        names: whether to write the names beside.
     """
     modes = found["modes"]
     known = [mode["amplitude_um"] for mode in modes if mode["amplitude_um"] is not None]
     edge = 10 * max(known, default=1.0)
-    figure = Figure(figsize=(7.0, 0.8 + 0.24 * max(len(modes), 4)), layout="constrained")
+    width = 7.0 if names else 4.1
+    figure = Figure(figsize=(width, 0.8 + 0.24 * max(len(modes), 4)), layout="constrained")
     axis = figure.subplots()
     for i, mode in enumerate(modes):
         null = mode["amplitude_um"] is None
         style = {"color": "0.6", "hatch": "///"} if null else {"color": STYLE["after"]["color"]}
         axis.barh(i, edge if null else mode["amplitude_um"], height=0.7, fill=not null, **style)
-        axis.annotate(mode["name"], (1.01, i), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+        if names:
+            axis.annotate(
+                mode["name"], (1.01, i), xycoords=("axes fraction", "data"), va="center", fontsize=8
+            )
     axis.set_xscale("log")
     axis.set_xlim(0.5 * min(known, default=0.1), edge)
     axis.invert_yaxis()
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set(xlabel="expected error, r.m.s. displacement [µm]", ylabel="mode")
     return figure
+
+
+def _spread_of_limit(axis: Axes, layers: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> None:
+    """By how much the r.m.s. of a single answer differs from the limit by chance, about the limit."""
+    limit, spread = (numbers([row.get(key) for row in rows]) for key in ("limit_um", "limit_spread_um"))
+    shown = np.isfinite(limit) & np.isfinite(spread)
+    if shown.any():
+        low = np.minimum(spread, 0.9 * limit)  # a logarithmic axis has no 0
+        where, error = np.asarray(layers)[shown], (low[shown], spread[shown])
+        axis.errorbar(where, limit[shown], error, linestyle="none", color=STYLE["limit"]["color"])
 
 
 def _errors(axis: Axes, table: Mapping[str, Any], by: str, value: str, error: str) -> None:

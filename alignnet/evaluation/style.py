@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from alignnet.data.tracks import Array
 
@@ -87,6 +87,14 @@ def layer_axis(axis: Axes, layers: Sequence[int]) -> None:
     axis.set_xticks(list(layers))
     axis.set_xlim(min(layers) - 0.4, max(layers) + 0.4)
     axis.tick_params(axis="x", which="both", top=False)
+
+
+def epoch_axis(axis: Axes, epochs: Sequence[float]) -> None:
+    """An axis of whole epochs, wide enough where there is but one."""
+    axis.set_xlabel("epoch")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(set(epochs)) == 1:
+        axis.set_xlim(epochs[0] - 1, epochs[0] + 1)
 
 
 def wide_dashes(name: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from alignnet.data.batch import Batch
 from alignnet.data.tracks import Array, Tracks
 from alignnet.errors import ConfigError
 from alignnet.evaluation import plots
+from alignnet.evaluation.attention import SensorAnswer, sensor_metrics
 from alignnet.evaluation.dca import dca_table
 from alignnet.evaluation.dca_sample import VERTICES, dca_sample, event_batches
 from alignnet.evaluation.residuals import ResidualSummary, residual_metrics, residual_summary
@@ -47,6 +48,7 @@ class Evaluation:
         error_draws: draws of the answer's statistical errors, for the limit.
         errors: errors of all sensors together, where they were worked out.
         spectrum: the least known motions, where they were looked for.
+        answer: what else is known of each sensor, for those that need attention.
         dca_vertex: "given", "leave_one_out" or "truth".
         max_chi2_per_ndf: leave out tracks beyond it.
 
@@ -64,6 +66,7 @@ class Evaluation:
     error_draws: Sequence[Tensor] = ()
     errors: Errors | None = None
     spectrum: Spectrum | None = None
+    answer: SensorAnswer | None = None
     dca_vertex: str = "given"
     max_chi2_per_ndf: float | None = None
 
@@ -95,6 +98,9 @@ class Evaluation:
         metrics |= self.uncertainty()
         metrics["dca"] = self.dca()
         metrics["n_aligned"] = int(self.aligned.sum())
+        if self.answer is not None:
+            table = summaries["after"].sensor_table
+            metrics["sensors"] = sensor_metrics(self.detector, self.after, table, self.answer)
         self.draw(folder, metrics, summaries, history)
         return metrics
 

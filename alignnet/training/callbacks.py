@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from alignnet.errors import ConfigError
+from alignnet.geometry.detector import Detector
 from alignnet.geometry.recovery import Recovery, difference
 from alignnet.training.figures import correction_figure, residual_figure
 from alignnet.training.module import AlignmentModule
@@ -21,6 +24,7 @@ from alignnet.units import UM
 
 log = logging.getLogger("alignnet.training")
 COORDINATES = ("u", "v", "w")
+MoreFigures = Callable[[Detector, Tensor, Sequence[Mapping[str, float]]], Mapping[str, Figure]]
 
 
 class AlignmentMonitor(L.Callback):
@@ -29,12 +33,15 @@ class AlignmentMonitor(L.Callback):
     Args:
         truth: the true local six (sensors, 6) of a simulation, or None.
         figure_every: epochs between figures; 0 for none.
+        figures: further figures by their tags, of the detector, the local six (sensors, 6) and the history.
     """
 
-    def __init__(self, truth: Tensor | None = None, figure_every: int = 5) -> None:
+    def __init__(
+        self, truth: Tensor | None = None, figure_every: int = 5, figures: MoreFigures | None = None
+    ) -> None:
         if figure_every < 0:
             raise ConfigError(f"figure_every is {figure_every}; expected epochs, 0 for no figures")
-        self.truth, self.figure_every = truth, figure_every
+        self.truth, self.figure_every, self.figures = truth, figure_every, figures
         self.history: list[dict[str, float]] = []
         self._last: Tensor | None = None
         self._recovery: Recovery | None = None
@@ -117,6 +124,9 @@ class AlignmentMonitor(L.Callback):
             board, epoch = trainer.logger.experiment, trainer.current_epoch
             board.add_figure("corrections", correction_figure(module.detector, local), epoch)
             board.add_figure("residuals", residual_figure(module.layer_sums), epoch)
+            more = self.figures(module.detector, local, self.history) if self.figures else {}
+            for name, figure in more.items():
+                board.add_figure(name, figure, epoch)
 
 
 class Checkpoints(ModelCheckpoint):

@@ -39,6 +39,7 @@ def test_a_run_leaves_its_answer_its_numbers_its_pictures_and_how_to_repeat_it(t
     assert found - events - pictures == {
         "alignment.root", "metrics.json", "train.log", "checkpoints/last.ckpt", "checkpoints/best.ckpt",
         "tensorboard/hparams.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/hydra.yaml",
+        "evaluation/report.html",
     }  # fmt: skip
 
 
@@ -53,6 +54,7 @@ def test_a_run_says_how_it_goes_and_how_well_it_did(trained):
     assert all(" train χ²/ndf " in line and ", val χ²/ndf " in line and " µm" in line for line in epochs)
     assert any(line.startswith("Remaining misalignment") for line in lines)
     assert any(line.startswith("χ²/ndf: before ") for line in lines)
+    assert lines[-3] == f"report: {trained.folder / 'evaluation' / 'report.html'}"
     assert lines[-2] == f"alignment: {trained.folder / 'alignment.root'}"
     assert lines[-1].startswith(f"convergence is not judged after {trained.epochs} epochs: Preconditioned")
     assert not any("it/s" in line for line in lines)  # no progress bar where there is no terminal
@@ -108,7 +110,10 @@ def test_tensorboard_has_the_cost_by_parts_the_residuals_and_what_remains(traine
     assert {"val/chi2_per_ndf", "train/gradient_norm", "train/step_um"} <= scalars
     assert {f"residual_mean_um/layer{n}_{c}" for n in layers for c in "uv"} <= scalars
     assert {f"remaining_um/layer{n}_{c}" for n in layers for c in "uvw"} <= scalars
-    assert set(board.Tags()["images"]) == {"corrections", "residuals"}
+    assert set(board.Tags()["images"]) == {
+        "corrections", "residuals", "correction_maps", "convergence", "steps", "dca", "truth",
+        "residuals_per_layer",
+    }  # fmt: skip
     history = [row["train/chi2_per_ndf"] for row in metrics_of(trained.folder)["history"]]
     shown = [event.value for event in board.Scalars("train/chi2_per_ndf")]
     assert shown == pytest.approx(history[-len(shown) :], rel=1e-6)

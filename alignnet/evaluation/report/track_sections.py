@@ -1,0 +1,152 @@
+"""What tracks say: their distance to the vertex, and their residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from alignnet.evaluation import plots
+from alignnet.evaluation.report.markup import Column, Html, element, folded, formula, joined, table
+from alignnet.evaluation.report.numbers import at, finite, known, short, span, whole
+from alignnet.evaluation.report.pictures import Picture, panels
+from alignnet.evaluation.report.report import Report
+from alignnet.evaluation.report.rules_physics import dca as dca_rule
+
+_VARIABLES = {"pt": "p_T [GeV/c]", "phi": "φ [rad]", "eta": "η", "charge": "charge"}
+
+
+def dca(report: Report) -> Html:
+    """Figures and tables of every table of DCA that there is, in bins of whatever variable."""
+    found = list(dca_tables(report.metrics))
+    spoken = [finding.text for finding in dca_rule(report.metrics)]
+    return joined(_dca(key, by, geometries, spoken) for key, by, geometries in found)
+
+
+def dca_tables(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Key, variable and geometries of each table of `alignnet.evaluation.dca.dca_table` under keys "dca…"."""
+    for key, value in metrics.items():
+        if not key.startswith("dca") or not isinstance(value, Mapping):
+            continue
+        inner = {f"{key}_{name}": sub for name, sub in value.items()}
+        for name, geometries in ({key: value} | inner).items():
+            if (by := _variable(geometries)) is not None:
+                yield name, by, geometries
+
+
+def _variable(geometries: Any) -> str | None:
+    """What the bins of a table of DCA are of; None where it is no such table, or has no number."""
+    if not isinstance(geometries, Mapping) or not geometries:
+        return None
+    columns = list(geometries.values())
+    if not all(isinstance(c, Mapping) and "mean_xy_um" in c and "width_z_um" in c for c in columns):
+        return None
+    by = [key[:-4] for key in columns[0] if key.endswith("_low")]
+    return by[0] if by and any(known(c["mean_xy_um"]) for c in columns) else None
+
+
+def _dca(key: str, by: str, geometries: Mapping[str, Any], spoken: list[str]) -> Html:
+    variable = _VARIABLES.get(by, by)
+    pictures = [
+        Picture(
+            f"{key}-{c}", partial(plots.dca_mean_and_width, geometries, [c]),
+            spoken[i] if by == "pt" and i < len(spoken) else _said(geometries, c, variable),
+        )
+        for i, c in enumerate(("xy", "z"))
+    ]  # fmt: skip
+    names = ", ".join(geometries)
+    caption = (
+        f"Mean, width and width over that of the reference in bins of {variable}: Gaussian core, {names}. "
+    )
+    caption += "Bars are standard errors; tracks of one event count together."
+    numbers = [_dca_numbers(geometries, c, by, variable) for c in ("xy", "z")]
+    heading = element("h3", formula(f"In bins of {variable}"))
+    return joined(
+        [
+            heading,
+            panels(pictures, caption),
+            folded(formula(f"Numbers of the DCA in bins of {variable}"), *numbers),
+        ]
+    )
+
+
+def _said(geometries: Mapping[str, Any], c: str, variable: str) -> str:
+    width = f"width_{c}_um"
+    parts = [
+        f"{name} mean within {short(max(map(abs, means)), 2)} µm, width {span(known(columns[width]), 3)} µm"
+        for name, columns in geometries.items()
+        if (means := known(columns[f"mean_{c}_um"]))
+    ]
+    return f"DCA_{c} in bins of {variable}: {'; '.join(parts)}."
+
+
+def _dca_numbers(geometries: Mapping[str, Any], c: str, by: str, variable: str) -> Html:
+    columns = [Column(variable, True), Column("tracks")]
+    for quantity in ("mean", "width"):
+        columns += [Column(f"{quantity}, {name} [µm]") for name in geometries]
+        columns.append(Column("± [µm]"))
+    last = list(geometries.values())[-1]
+    rows = []
+    for i, (low, high) in enumerate(zip(last[f"{by}_low"], last[f"{by}_high"], strict=True)):
+        row: list[Any] = [f"{low:g} … {high:g}", whole(last["n"][i])]
+        for quantity in ("mean", "width"):
+            row += [short(g[f"{quantity}_{c}_um"][i]) for g in geometries.values()]
+            row.append(short(last[f"{quantity}_error_{c}_um"][i], 2))
+        rows.append(row)
+    return table(f"DCA_{c}, ± of {list(geometries)[-1]}", columns, rows)
+
+
+def residuals(report: Report) -> Html:
+    """Unbiased residuals of each layer."""
+    layers = at(report.metrics, "residuals")
+    if not layers or not any(finite(at(row, "u", "unbiased_width_um")) for row in layers.values()):
+        return Html("")
+    pictures = [
+        Picture(
+            f"residuals-{c}", partial(plots.residuals_per_layer, layers, [c]), _residual_finding(layers, c)
+        )
+        for c in "uv"
+    ]
+    caption = (
+        "Residuals against the track fitted without the hit, along u and v of the sensors, by layer: mean "
+    )
+    caption += (
+        "and standard deviation. Marks of the expected width follow from resolution and scattering alone."
+    )
+    return joined(
+        [
+            panels(pictures, caption),
+            folded("Numbers of the residuals", *(_residual_numbers(layers, c) for c in "uv")),
+        ]
+    )
+
+
+def _residual_finding(layers: Mapping[str, Any], c: str) -> str:
+    after, before, pull = (
+        known(at(row, c, key) for row in layers.values())
+        for key in ("unbiased_width_um", "unbiased_before_width_um", "pull_width")
+    )
+    was = f" (before: {span(before)} µm)" if before else ""
+    means = known(at(row, c, "unbiased_mean_um") for row in layers.values())
+    return (
+        f"Unbiased residuals along {c}: means within {short(max(map(abs, means)), 2)} µm of 0, widths "
+        f"{span(after)} µm{was}, pulls of width {span(pull, 3)}, over {len(layers)} layers."
+    )
+
+
+def _residual_numbers(layers: Mapping[str, Any], c: str) -> Html:
+    wanted = {
+        "mean, before [µm]": "unbiased_before_mean_um", "mean, after [µm]": "unbiased_mean_um",
+        "width, before [µm]": "unbiased_before_width_um", "width, after [µm]": "unbiased_width_um",
+        "expected [µm]": "expected_unbiased_width_um", "pull": "pull_width", "pull, core": "pull_core_width",
+    }  # fmt: skip
+    columns = [Column("layer", True), Column("hits"), *map(Column, wanted)]
+    rows = [
+        [
+            name.removeprefix("layer"),
+            whole(at(row, c, "n_hits")),
+            *(short(at(row, c, k)) for k in wanted.values()),
+        ]
+        for name, row in layers.items()
+    ]
+    return table(f"Unbiased residuals along {c}", columns, rows)

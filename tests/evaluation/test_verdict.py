@@ -1,0 +1,243 @@
+"""The verdict of a report says what the numbers carry, and never a good word more."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_metrics import dca, good_metrics, mode, sensors
+
+from alignnet.evaluation.report.finding import LEVELS
+from alignnet.evaluation.report.numbers import short
+from alignnet.evaluation.report.rules_fit import CHI2_FAR, CHI2_NEAR, CHI2_PLAUSIBLE, MANY_REJECTED
+from alignnet.evaluation.report.rules_physics import (
+    LIMIT_FAR,
+    LIMIT_NEAR,
+    LIMIT_SPREADS,
+    MEAN_NEAR,
+    PULLS,
+    SIGNIFICANT,
+    WEAK_UM,
+    WIDTH_FAR,
+    WIDTH_NEAR,
+)
+from alignnet.evaluation.report.verdict import Verdict, verdict
+
+NUMBERS = st.none() | st.floats() | st.integers() | st.sampled_from([0, -1, math.nan, math.inf, 10**400])
+JUNK = NUMBERS | st.booleans() | st.text(max_size=5) | st.lists(NUMBERS, max_size=3) | st.just({})
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """Good metrics with another value under a dotted path; `...` takes the key away."""
+    metrics = good_metrics()
+    *parents, last = path.split(".")
+    inner: Any = metrics
+    for key in parents:
+        inner = inner[key]
+    if value is ...:
+        del inner[last]
+    else:
+        inner[last] = value
+    return metrics
+
+
+def paths(node: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in nested tables and lists."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    inner = [path for key, value in items for path in paths(value, (*prefix, key))]
+    return [*([prefix] if prefix else []), *inner]
+
+
+PLACES = paths(good_metrics())
+
+
+@st.composite
+def spoilt(draw: st.DrawFn, junk: st.SearchStrategy[Any] = JUNK) -> dict[str, Any]:
+    """Good metrics with junk in some places, or whole parts missing."""
+    metrics = copy.deepcopy(good_metrics())
+    for path in draw(st.lists(st.sampled_from(PLACES), max_size=6)):
+        inner: Any = metrics
+        for key in path[:-1]:
+            inner = inner[key] if isinstance(inner, list | dict) and _has(inner, key) else {}
+        if isinstance(inner, dict) and draw(st.booleans()):
+            inner.pop(path[-1], None)
+        elif isinstance(inner, list | dict) and _has(inner, path[-1]):
+            inner[path[-1]] = draw(junk)
+    return metrics
+
+
+def _has(node: Any, key: Any) -> bool:
+    return key in node if isinstance(node, dict) else isinstance(key, int) and key < len(node)
+
+
+def levels(judged: Verdict, topic: str) -> list[str]:
+    return [finding.level for finding in judged.findings if finding.topic == topic]
+
+
+def text(judged: Verdict, topic: str) -> str:
+    return " ".join(finding.text for finding in judged.findings if finding.topic == topic)
+
+
+def test_an_alignment_as_good_as_they_get_has_no_warnings():
+    judged = verdict(good_metrics())
+    assert (judged.level, judged.headline) == ("good", "Converged, without warnings")
+    assert {finding.level for finding in judged.findings} == {"good", "plain"}
+
+
+@given(spoilt())
+def test_whatever_the_metrics_hold_there_is_a_verdict_in_words(metrics):
+    judged = verdict(metrics)
+    assert judged.level in LEVELS
+    assert judged.headline
+    assert all(finding.text and finding.level in LEVELS for finding in judged.findings)
+
+
+@given(spoilt(NUMBERS))
+def test_no_number_is_written_that_is_none(metrics):
+    for finding in verdict(metrics).findings:
+        assert not re.search(r"\b(nan|inf|None)\b", finding.text)
+
+
+@given(spoilt())
+def test_a_good_headline_needs_convergence_and_a_chi2_that_fell(metrics):
+    judged = verdict(metrics)
+    before, after = metrics.get("chi2_per_ndf_before"), metrics.get("chi2_per_ndf")
+    settled = isinstance(metrics.get("convergence"), dict) and metrics["convergence"].get("converged") is True
+    fell = all(isinstance(x, int | float) for x in (before, after)) and after < before
+    if judged.level == "good":
+        assert settled
+        assert fell
+        assert all(finding.level in ("good", "plain") for finding in judged.findings)
+    if judged.level == "bad":
+        assert all(finding.level != "good" for finding in judged.findings)
+
+
+@given(spoilt(), st.sampled_from(["converged", "convergence"]))
+def test_what_has_not_converged_is_called_so_whatever_else_there_is(metrics, where):
+    status = {"converged": False, "reasons": ["step 3 µm, above 2"], "epochs": 4}
+    metrics[where] = False if where == "converged" else status
+    judged = verdict(metrics)
+    assert judged.level == "bad"
+    assert judged.headline.startswith("Not converged")
+    if where == "convergence":
+        assert "after 4 epochs: step 3 µm, above 2" in text(judged, "convergence")
+
+
+@given(spoilt(), st.floats(1e-3, 1e3), st.floats(1e-6, 10))
+def test_a_chi2_that_rose_is_called_worse(metrics, before, rise):
+    metrics |= {"chi2_per_ndf_before": before, "chi2_per_ndf": before * (1 + rise)}
+    judged = verdict(metrics)
+    assert judged.level == "bad"
+    assert "worse than before" in text(judged, "chi2")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "level", "words"),
+    [
+        ("chi2_per_ndf", None, "bad", "after the alignment is not a number"),
+        ("chi2_per_ndf", math.nan, "bad", "after the alignment is not a number"),
+        ("chi2_per_ndf", 3.5, "warning", "has not changed"),
+        ("chi2_per_ndf", 1.05, "plain", "5.0 % above that"),
+        ("chi2_per_ndf", 1.3, "warning", "30 % above that"),
+        ("chi2_per_ndf_before", None, "warning", "before is not known"),
+        ("chi2_per_ndf_ideal", None, "good", "true places are not known"),
+        ("convergence", ..., "warning", "is not known"),
+        ("convergence.converged", None, "warning", "was not judged after 2 epochs"),
+        ("n_tracks", 0, "bad", "No track was evaluated"),
+        ("n_tracks", None, "bad", "not known"),
+        ("n_tracks_rejected", 100, "plain", "0.50 % left out: 100 not fitted or without weight"),
+        ("n_tracks_rejected", 2000, "warning", "9.1 % left out"),
+        ("n_rejected", 2000, "warning", "2,000 beyond evaluation.max_chi2_per_ndf"),
+        ("n_aligned", 0, "bad", "No sensor was aligned"),
+        ("n_aligned", None, "warning", "is not known"),
+        ("sensors.too_few_hits", 3, "plain", "24 of 24 sensors aligned; 3 held by their volumes"),
+        ("sensors", sensors(residuals=2), "warning", "2 sensors need attention (by residuals 2)"),
+        ("dca", None, "plain", "no numbers"),
+        ("dca.after", dca(0.1, 1.05), "plain", "width up to 1.050 times the ideal"),
+        ("dca.after", dca(0.1, 1.2), "warning", "(before: up to 1.50 times)"),
+        ("dca.after", dca(9.0, 1.0), "warning", "Mean DCA_xy within 9.0 µm of ideal in every p_T bin"),
+        ("dca.after.mean_difference_xy_um", [0.1, None], "warning", "DCA_xy: no numbers"),
+        ("truth", None, "plain", "The truth is not known"),
+        ("truth.layer2.v.after_um", 1.3, "plain", "1.30 times the statistical limit, most in layer 2"),
+        ("truth.layer2.v.after_um", 2.0, "warning", "1.00–2.00 times the statistical limit"),
+        ("truth.layer2.v.after_um", 0.5, "plain", "less than it in 1 of 12"),
+        ("pulls.all.all", 0.7, "warning", "too large"),
+        ("pulls.all.all", 1.3, "warning", "too small"),
+        ("spectrum", None, "plain", "were not looked for"),
+        ("spectrum.converged", False, "warning", "had not converged"),
+        ("spectrum.modes", [mode("twist 0.9", 25.0)], "warning", "worse than 10 µm: twist 0.9 (25.0 µm)"),
+        ("spectrum.modes", [mode("curl 0.9", None)], "warning", "Not known at all: curl 0.9"),
+        ("spectrum.modes", [mode("rigid: rotation z", None, 0.99)], "plain", "rigid motions are free"),
+    ],
+)  # fmt: skip
+def test_each_rule_has_its_level_and_its_words(path, value, level, words):
+    judged = verdict(changed(path, value))
+    topics = {"n": "tracks", "n_aligned": "sensors", "spectrum": "modes", "truth": "limit", "chi2": "chi2"}
+    first = path.split(".", maxsplit=1)[0]
+    topic = topics.get(first, "chi2" if "chi2" in first else first)
+    topic = "tracks" if first.startswith("n_") and first != "n_aligned" else topic
+    topic = "attention" if "attention" in words else topic
+    assert level in levels(judged, topic)
+    assert words in text(judged, topic)
+    assert judged.level == ("good" if level == "plain" else level)
+
+
+def test_without_the_truth_the_mean_dca_is_held_against_zero():
+    metrics = good_metrics()
+    del metrics["dca"]["ideal"]
+    judged = verdict(metrics)
+    assert levels(judged, "dca") == ["good", "good"]
+    assert "within 0.10 µm of 0 in every p_T bin, at most 0.25 σ" in text(judged, "dca")
+    metrics["dca"]["after"] = dca(4.0, 1.0)
+    judged = verdict(metrics)
+    assert levels(judged, "dca") == ["warning", "warning"]
+    assert "at most 10 σ" in text(judged, "dca")
+
+
+def test_bins_with_too_few_tracks_are_not_counted_as_seen():
+    metrics = good_metrics()
+    for table in metrics["dca"].values():
+        for key, column in table.items():
+            if not key.startswith(("pt", "n")):
+                column[1] = None
+    assert "in 1 of 2 p_T bins" in text(verdict(metrics), "dca")
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(1, 6))
+def test_numbers_are_written_with_their_digits(value, digits):
+    written = short(value, digits).replace("−", "-").replace(",", "")
+    mantissa, _, power = written.partition(" × 10")
+    exponent = int(power.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))) if power else 0
+    if abs(value) < 1e300:
+        assert float(f"{mantissa}e{exponent}") == pytest.approx(
+            value, rel=0.51 * 10 ** (1 - digits), abs=1e-300
+        )
+
+
+def test_numbers_that_are_none_are_dashes():
+    assert [short(value) for value in (None, math.nan, math.inf, "3", True, [1])] == ["–"] * 6
+    assert [short(x) for x in (0, 1234.5, 0.012345, -2.5e-7)] == ["0", "1,234", "0.0123", "−2.50 × 10⁻⁷"]
+
+
+def test_the_rules_are_documented_with_their_numbers():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "command-line.md").read_text(encoding="utf-8")
+    rules = text[text.index("### The report") : text.index("\n## export")]
+    for words in (
+        f"up to {CHI2_NEAR * 100:g} % above | up to {CHI2_FAR * 100:g} % above | more",
+        "{:g} to {:g} | | beyond".format(*CHI2_PLAUSIBLE),
+        f"within {MEAN_NEAR * 100:g} % of the ideal width of ideal; "
+        f"truth not known: within {SIGNIFICANT:g} σ of 0",
+        f"up to {WIDTH_NEAR:.2f} times, in every bin | up to {WIDTH_FAR:.2f} times",
+        f"up to {LIMIT_NEAR:g} times, or {LIMIT_SPREADS[0]:g} standard deviations",
+        f"more than {LIMIT_FAR:g} times and {LIMIT_SPREADS[1]:g} standard deviations",
+        "{:g} to {:g} | | beyond".format(*PULLS),
+        f"| up to {MANY_REJECTED * 100:g} % | more |",
+        f"all known to {WEAK_UM:g} µm",
+    ):
+        assert words in rules, words

@@ -21,6 +21,7 @@ from alignnet.data.cache_layout import INDEX, identity, key_of
 from alignnet.data.cache_lock import Lock, unwritable
 from alignnet.data.cache_read import CachedTracks, open_cache
 from alignnet.data.cache_write import CacheWriter
+from alignnet.data.memory import trim_memory
 from alignnet.data.track_source import TrackSource
 from alignnet.data.tracks import Tracks
 from alignnet.errors import SchemaError
@@ -110,6 +111,7 @@ def _told(source: TrackSource) -> Iterator[Tracks]:
     for tracks in source.chunks():
         yield tracks
         count += len(tracks)
+        trim_memory()
         if time.monotonic() - said >= _INTERVAL:
             said = time.monotonic()
             log.info("%s of %s tracks", f"{count:,}", f"{source.n_tracks:,}")

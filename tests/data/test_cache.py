@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from small_detectors import GUN, barrel, planes, simulated
@@ -110,6 +110,7 @@ def tables(draw: st.DrawFn) -> Tracks:
     )
 
 
+@settings(max_examples=30)
 @given(tables(), st.integers(1, 12), st.integers(1, 3), st.data())
 def test_events_come_back_in_any_order_as_they_are_in_memory(table, block, window, data):
     before, cache_write.BLOCK = cache_write.BLOCK, block

@@ -108,13 +108,16 @@ def _write(place: Path, source: TrackSource, detector: Detector, what: Mapping[s
 def _told(source: TrackSource) -> Iterator[Tracks]:
     """The chunks of a source; now and then a line says how many tracks were read."""
     count, said = 0, time.monotonic()
-    for tracks in source.chunks():
-        yield tracks
-        count += len(tracks)
-        trim_memory()
-        if time.monotonic() - said >= _INTERVAL:
-            said = time.monotonic()
-            log.info("%s of %s tracks", f"{count:,}", f"{source.n_tracks:,}")
+    try:
+        for tracks in source.chunks():
+            yield tracks
+            count += len(tracks)
+            trim_memory()
+            if time.monotonic() - said >= _INTERVAL:
+                said = time.monotonic()
+                log.info("%s of %s tracks", f"{count:,}", f"{source.n_tracks:,}")
+    except OSError as error:
+        raise SchemaError(f"{source.files[0]}: cannot be read: {error}") from error
 
 
 def _remove_outdated(place: Path, what: Mapping[str, Any]) -> None:

@@ -23,7 +23,6 @@ from alignnet.errors import SchemaError
 WINDOW = 16
 """Blocks that stay in memory, some 15 MB each."""
 
-_FLOATS = ("vertex", "vertex_cov", "p", "mass")
 _NEEDED = {"number", "first_track", "first_hit", "n_tracks", "n_hits", "sensor", "uv", "sigma"}
 
 
@@ -95,9 +94,7 @@ class CachedTracks:
         bounds = offset[np.concatenate([[0], np.cumsum(count)]).astype(np.int64)]
         hit = ranges(columns["first_hit"][rows], np.diff(bounds))
         uv, shared = columns["uv"][hit], self._shared(columns, track)
-        floats = {
-            n: columns[n][track].astype(np.float64) for n in _FLOATS if n in columns and n not in shared
-        }
+        floats = {n: columns[n][track].astype(np.float64) for n in ("p", "mass") if n in columns}
         return Tracks(
             event=np.repeat(columns["number"][rows], count),
             offset=offset,

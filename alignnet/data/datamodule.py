@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from alignnet.data.batch import Batch
 from alignnet.data.cache import cached
 from alignnet.data.event_batches import EventBatches
-from alignnet.data.events import CachedEvents, Events, EventTable
+from alignnet.data.event_table import CachedEvents, Events, EventTable
 from alignnet.data.memory import physical_memory
 from alignnet.data.root_tracks import read_tracks
 from alignnet.data.track_source import TrackSource, root_source

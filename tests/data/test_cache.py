@@ -9,6 +9,7 @@ import re
 import resource
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -27,7 +28,7 @@ from alignnet.data import cache_write
 from alignnet.data.cache import SUFFIX, cache_folder, cached
 from alignnet.data.cache_layout import stamp
 from alignnet.data.cache_read import CachedTracks
-from alignnet.data.events import CachedEvents, Events
+from alignnet.data.event_table import CachedEvents, Events
 from alignnet.data.root_tracks import read_tracks
 from alignnet.data.root_write import write_simulation
 from alignnet.data.track_source import TrackSource, root_source
@@ -255,6 +256,7 @@ def test_of_two_that_start_together_one_writes_and_the_other_waits(file, caplog)
         two.start()
         while "another process is writing the cache" not in caplog.text:
             assert two.is_alive()
+            time.sleep(0.01)
         go.set()
         one.join()
         two.join()

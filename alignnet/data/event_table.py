@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,16 +17,14 @@ from alignnet.errors import SchemaError
 from alignnet.geometry.detector import Detector
 
 
-class EventTable(Dataset[Batch]):
+class EventTable(Dataset[Batch], ABC):
     """Events in the order of the files; a row is one of them.
 
     Args:
         detector: what the hits refer to.
     """
 
-    blocks: Array | None = (
-        None  # first event of each block that is read in one go, and their number at the end
-    )
+    blocks: Array | None = None  # first event of each block that is read together, and the number of events
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector

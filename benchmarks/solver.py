@@ -5,7 +5,7 @@
 
 Simulates linear barrels (barrel_toy.py) or takes given steering texts, and solves each in a process of its
 own with one thread. A virtual machine that gave memory back to its host pays some 3 s for a GB of it at the
-first touch: here that is this script's, before each case. `reading` is the pass that finds the labels; the
+first touch: here that is another process', before each case. `reading` is the pass that finds the labels; the
 pass that eliminates the tracks' parameters reads the file once more. `pull` is the width of
 (solution − truth) / error.
 """
@@ -33,7 +33,7 @@ CASES = ("1000:20000", "3000:60000", "24120:500000", "24120:2000000")
 
 def solve(text: Path, errors: str, folder: Path) -> dict[str, Any]:
     """The numbers of millepede.json."""
-    np.ones(_MEMORY_MB << 17)
+    subprocess.run((sys.executable, "-c", f"bytearray(b'1') * ({_MEMORY_MB} << 20)"), check=True)
     subprocess.run(
         (sys.executable, "-m", "alignnet", "solve", str(text), f"errors={errors}"),
         cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, check=True,

@@ -38,6 +38,7 @@ from omegaconf import DictConfig, OmegaConf
 import alignnet
 from alignnet.cli.arguments import check_arguments
 from alignnet.cli.messages import check_options, one_line
+from alignnet.cli.signals import announce, ending_promptly
 from alignnet.errors import ConfigError
 
 
@@ -114,7 +115,7 @@ def command(config_name: str, config_path: str = CONF) -> Callable[[Recipe], Cal
         def main() -> None:
             # Hydra prints an error and exits unless this is set; with it, the error comes to us.
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-            with errors_in_one_line(config_path, config_name):
+            with ending_promptly(), errors_in_one_line(config_path, config_name):
                 check_options(sys.argv[1:], config_path, config_name)
                 sys.argv[1:] = _flags_first(sys.argv[1:])
                 run()
@@ -126,12 +127,11 @@ def command(config_name: str, config_path: str = CONF) -> Callable[[Recipe], Cal
 
 @contextmanager
 def errors_in_one_line(config_path: str, config_name: str) -> Iterator[None]:
-    """Ends the program with one line and the error's exit code where the user can mend it (130 on Ctrl-C)."""
+    """Ends the program with one line and the error's exit code where the user can mend it or stopped it."""
     try:
         yield
     except KeyboardInterrupt:
-        print("alignnet: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(announce()) from None
     except Exception as error:
         line = one_line(error, config_path, config_name)
         if line is None or os.environ.get("ALIGNNET_DEBUG") == "1":

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 
 import alignnet
-from alignnet.cli.app import command
+from alignnet.cli.app import build, command
 from alignnet.cli.detector import detector_of
 from alignnet.cli.progress import Count, tracked
-from alignnet.data.convert import STEP, Content, content_of_csv, content_of_root
+from alignnet.data.convert import Content, content_of_csv, content_of_o2, content_of_root
 from alignnet.data.hit_table import read_sensor_table
+from alignnet.data.o2 import O2Source
+from alignnet.data.o2_branches import TREE
+from alignnet.data.o2_output import O2Writer
+from alignnet.data.o2_pixels import Boxes, Pixels, SubPixels
 from alignnet.data.root import SimulationWriter
-from alignnet.data.root_columns import open_root
+from alignnet.data.root_columns import has_tree
+from alignnet.data.tracks import Tracks
 from alignnet.errors import ConfigError
-from alignnet.export.alice import CLASS_NAME, KEYS, read_alice_alignment
+from alignnet.export.alice import is_alice, read_alice_alignment
 from alignnet.export.table import SUFFIXES, write_table
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.its2 import its2
 
 log = logging.getLogger("alignnet.convert")
 
-KINDS = ("root", "csv", "alice")
+KINDS = ("root", "csv", "alice", "o2")
+TARGETS = ("root", "o2")
 
 
 @command("convert")
@@ -33,19 +40,48 @@ def main(config: DictConfig) -> None:
     """Find out what the input is, read it, write it."""
     source, output = (Path(str(config[key])).expanduser() for key in ("input", "output"))
     kind = _kind(config["from"], source)
-    _check_suffix(output, SUFFIXES if kind == "alice" else (".root",))
+    if config.to not in TARGETS or (config.to == "o2" and kind == "alice"):
+        raise ConfigError(
+            f"to is {config.to!r}, expected {' or '.join(TARGETS if kind != 'alice' else ['root'])}"
+        )
+    if config.to == "root":
+        _check_suffix(output, SUFFIXES if kind == "alice" else (".root",))
     detector = _detector(config, kind)
     if kind == "alice":
         _write_alignment(source, output, its2() if detector is None else detector)
-    elif kind == "root":
-        _write_tracks(content_of_root(source, detector, config.data.short_tracks), output)
+    elif config.to == "o2":
+        _write_o2(
+            _content(config, kind, source, detector),
+            output,
+            SubPixels() if not config.o2.patterns else Boxes(),
+        )
     else:
-        if detector is None:
-            raise ConfigError(
-                "no detector for the hits: give detector=its2, or detector=file detector.path=FILE.root, or "
-                "sensors=FILE.csv with b_z=…"
-            )
-        _write_tracks(content_of_csv(source, detector, config.data.short_tracks), output)
+        _write_tracks(_content(config, kind, source, detector), output)
+
+
+def _content(config: DictConfig, kind: str, source: Path, detector: Detector | None) -> Content:
+    """The tracks of the input."""
+    if kind == "root":
+        return content_of_root(source, detector, config.data.short_tracks)
+    if kind == "o2":
+        return content_of_o2(
+            _run(config.o2, source), its2() if detector is None else detector, build(config.selection)
+        )
+    if detector is None:
+        raise ConfigError(
+            "no detector for the hits: give detector=its2, or detector=file detector.path=FILE.root, or "
+            "sensors=FILE.csv with b_z=…"
+        )
+    return content_of_csv(source, detector, config.data.short_tracks)
+
+
+def _run(config: DictConfig, tracks: Path) -> O2Source:
+    """The files of a run, from section `o2`."""
+    for key in ("clusters", "dictionary", "vertices"):
+        if not isinstance(config[key], str) and not (config[key] is None and key != "vertices"):
+            raise ConfigError(f"o2.{key} is {config[key]!r}, expected the name of a file")
+    clusters = config.clusters or tracks.with_name("o2clus_its.root")
+    return O2Source(tracks, clusters, config.dictionary, config.vertices, build(config.timing))
 
 
 def _kind(given: str | None, source: Path) -> str:
@@ -58,10 +94,9 @@ def _kind(given: str | None, source: Path) -> str:
         )
     if given is not None or source.suffix.lower() == ".csv":
         return given or "csv"
-    with open_root(source) as file:
-        classes = file.classnames(cycle=False)
-    objects = [classes[key] for key in KEYS if key in classes]
-    return "alice" if any(found.removeprefix("std::") == CLASS_NAME for found in objects) else "root"
+    if has_tree(source, TREE):
+        return "o2"
+    return "alice" if is_alice(source) else "root"
 
 
 def _check_suffix(output: Path, suffixes: tuple[str, ...]) -> None:
@@ -99,11 +134,24 @@ def _write_tracks(content: Content, output: Path) -> None:
     metadata = {**metadata, "converted_by": f"alignnet {alignnet.__version__}"}
     count = Count(detector)
     with SimulationWriter(output, detector, local_six, metadata) as writer:
-        for tracks in count.counting(tracked(content.tracks, "tracks", content.n_tracks, STEP, log)):
+        for tracks in count.counting(_tracked(content)):
             writer.append(tracks)
     truth = "with" if local_six is not None else "without"
     log.info("%s, %s true misalignment", count.summary(), truth)
     log.info("written: %s", output)
+
+
+def _write_o2(content: Content, folder: Path, pixels: Pixels) -> None:
+    count = Count(content.detector)
+    with O2Writer(folder, content.detector, pixels) as writer:
+        for tracks in count.counting(_tracked(content)):
+            writer.append(tracks)
+    log.info("%s", count.summary())
+    log.info("written: %s", ", ".join(str(path) for path in writer.written))
+
+
+def _tracked(content: Content) -> Iterator[Tracks]:
+    return tracked(content.tracks, content.unit, content.total, content.step, log)
 
 
 def _write_alignment(source: Path, output: Path, detector: Detector) -> None:

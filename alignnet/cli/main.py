@@ -14,6 +14,7 @@ import alignnet
 
 COMMANDS = {
     "simulate": "particles through a misaligned detector: a file of tracks, with the truth",
+    "generate": "collisions of an event generator, with decays: a file of events to simulate",
     "train": "align: fit the places of the sensors so that tracks pass through their hits",
     "evaluate": "compare before, after and truth: tables and pictures",
     "export": "write an alignment for others: ALICE's CCDB object, Millepede, Parquet, CSV",

@@ -18,9 +18,9 @@ from alignnet.cli.arguments import check_arguments
 from alignnet.cli.detector import detector_of
 from alignnet.data.datamodule import AlignmentData
 from alignnet.data.root import check_same_sensors, has_misalignment, read_misalignment
-from alignnet.data.root_alignment import read_alignment
 from alignnet.errors import ConfigError
 from alignnet.evaluation.summary import Evaluation
+from alignnet.export.alice import read_start
 from alignnet.geometry.detector import Detector
 from alignnet.loss.chi2 import HelixChi2
 from alignnet.sensors.constraints import set_free
@@ -56,7 +56,7 @@ def load_problem(config: DictConfig) -> AlignmentProblem:
     set_free(sensors, detector, **fixed)
     start = torch.zeros(len(detector), 6, dtype=torch.float64)
     if config.sensors.start is not None:
-        start = read_alignment(config.sensors.start, detector)
+        start = read_start(config.sensors.start, detector)
         sensors.set_local(start)
     with values_of("loss"):
         loss = load_loss(config.loss, detector)

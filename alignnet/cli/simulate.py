@@ -16,7 +16,7 @@ from alignnet.cli.app import build, command, values_of
 from alignnet.cli.detector import detector_of
 from alignnet.cli.progress import Count, tracked
 from alignnet.data.root import SimulationWriter
-from alignnet.data.simulate import CHUNK_EVENTS, Simulation
+from alignnet.data.simulate import Simulation
 from alignnet.errors import ConfigError
 
 log = logging.getLogger("alignnet.simulate")
@@ -34,7 +34,7 @@ def main(config: DictConfig) -> None:
     )
     count = Count(detector)
     with SimulationWriter(output, detector, local, _metadata(config)) as writer:
-        chunks = tracked(simulation.chunks(n_events), "events", n_events, CHUNK_EVENTS, log)
+        chunks = tracked(simulation.chunks(n_events), "events", n_events, simulation.source.chunk_events, log)
         for tracks in count.counting(chunks):
             writer.append(tracks)
         if not count.tracks:
@@ -51,6 +51,11 @@ def _checked(config: DictConfig) -> tuple[Path, int, int]:
     for key in ("detector", *_RECIPE):
         if config[key] is None:
             raise ConfigError(f"{key} is null; `alignnet simulate --help` lists the choices")
+    return checked_output(config), whole_number(config, "n_events", 1), whole_number(config, "seed", 0)
+
+
+def checked_output(config: DictConfig) -> Path:
+    """The ROOT file to write, which no other job of a sweep may have written."""
     output = Path(str(config.output)).expanduser()
     sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if sweep and output.resolve() in _WRITTEN:
@@ -61,11 +66,15 @@ def _checked(config: DictConfig) -> tuple[Path, int, int]:
     _WRITTEN.add(output.resolve())
     if output.suffix != ".root":
         raise ConfigError(f"output is {config.output}, expected a name that ends in .root")
-    for key, low in (("n_events", 1), ("seed", 0)):
-        value = config[key]
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ConfigError(f"{key} is {value!r}, expected a whole number >= {low}")
-    return output, config.n_events, config.seed
+    return output
+
+
+def whole_number(config: DictConfig, key: str, low: int) -> int:
+    """The value of a key that must be a whole number >= `low`."""
+    value = config[key]
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ConfigError(f"{key} is {value!r}, expected a whole number >= {low}")
+    return value
 
 
 def _built(node: DictConfig, **given: Any) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.callbacks import LambdaCallback
 from omegaconf import DictConfig
 
 from alignnet.cli.app import CONF, build, command, errors_in_one_line, values_of
@@ -17,6 +18,7 @@ from alignnet.cli.keys import check_keys
 from alignnet.cli.resume import continued, remembered, restored_if_refused
 from alignnet.cli.run_folder import forget_curves
 from alignnet.cli.setup import evaluation_of, is_first_rank, load_problem, plain, quiet
+from alignnet.cli.signals import handle_again
 from alignnet.cli.uncertainty import show_spectrum, uncertainty_of
 from alignnet.data.memory import peak_memory_mb
 from alignnet.errors import NotConvergedError
@@ -64,8 +66,11 @@ def train(config: DictConfig) -> None:
     )
     early_stop = plain(config.early_stop) if config.early_stop else None
     monitor = AlignmentMonitor(problem.truth, config.figure_every)
+    ends_promptly = LambdaCallback(on_train_start=lambda *_: handle_again())
     validates = len(problem.data.rows["validation"]) > 0
-    trainer = make_trainer(folder, plain(config.trainer), [monitor], early_stop, averaging, validates)
+    trainer = make_trainer(
+        folder, plain(config.trainer), [monitor, ends_promptly], early_stop, averaging, validates
+    )
     evaluation, uncertainty = evaluation_of(problem, config.evaluation), uncertainty_of(config, log)
     log.info("%s: %d sensors, %d tracks from %s", problem.detector.name, len(problem.detector),
              problem.data.n_tracks, ", ".join(problem.data.files))  # fmt: skip

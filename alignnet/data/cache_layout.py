@@ -7,7 +7,7 @@ A hit takes 18 bytes, as long as no sensor reaches further than a metre:
 * `sigma` as float32 and `sensor` as uint16, as exact as the files of docs/data-format.md.
 
 What tracks of an event have in common (vertex, its covariance, the true origin) is kept once, in float64; of
-the truth only that origin, all that an evaluation asks for.
+the truth only origin and collision, all that an evaluation asks for.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ def columns_for(detector: Detector) -> dict[str, Column]:
         "vertex": Column("origin", "<f8", 3),
         "vertex_cov": Column("origin", "<f8", 6),
         "truth_position": Column("origin", "<f8", 3),
+        "truth_vertex": Column("origin", "<f8", 3),
         "sensor": Column("hit", "<u2" if len(detector) <= np.iinfo(np.uint16).max else "<u4"),
         "uv": Column("hit", "<i4" if small else "<f8", 2),
         "sigma": Column("hit", "<f4", 2),

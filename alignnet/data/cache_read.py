@@ -23,6 +23,7 @@ from alignnet.errors import SchemaError
 WINDOW = 16
 """Blocks that stay in memory, some 15 MB each."""
 
+_TRUTH = ("truth_position", "truth_vertex")
 _NEEDED = {"number", "first_track", "first_hit", "n_tracks", "n_hits", "sensor", "uv", "sigma"}
 
 
@@ -102,14 +103,14 @@ class CachedTracks:
             uv=uv / STEPS_PER_CM if uv.dtype.kind == "i" else uv.astype(np.float64),
             sigma=columns["sigma"][hit].astype(np.float64),
             kind=columns["kind"][track] if "kind" in columns else None,
-            truth={"position": shared.pop("truth_position")} if "truth_position" in shared else {},
+            truth={n.removeprefix("truth_"): shared.pop(n) for n in _TRUTH if n in shared},
             **floats,
             **shared,
         )
 
     @staticmethod
     def _shared(columns: Mapping[str, Array], track: Array) -> dict[str, Array]:
-        names = [n for n in ("vertex", "vertex_cov", "truth_position") if n in columns]
+        names = [n for n in ("vertex", "vertex_cov", *_TRUTH) if n in columns]
         if not names:
             return {}
         origin = columns["origin"][track]

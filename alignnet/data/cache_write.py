@@ -181,7 +181,7 @@ def block_columns(tracks: Tracks, before: Mapping[Axis, int]) -> dict[str, Array
     }
     columns |= {name: c for name in ("p", "mass", "kind") if (c := getattr(tracks, name)) is not None}
     shared = {"vertex": tracks.vertex, "vertex_cov": tracks.vertex_cov}
-    shared |= {"truth_position": tracks.truth.get("position")}
+    shared |= {f"truth_{name}": tracks.truth.get(name) for name in ("position", "vertex")}
     present = {name: column for name, column in shared.items() if column is not None}
     if present:
         table = np.concatenate(list(present.values()), 1)

@@ -9,12 +9,15 @@ with SimulationWriter("trees.root", *content.header) as writer:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from alignnet.data.hit_table import read_hit_table
+from alignnet.data.o2 import O2Source
+from alignnet.data.o2_selection import Selection
 from alignnet.data.root import (
     has_misalignment,
     iterate_tracks,
@@ -36,8 +39,10 @@ class Content(NamedTuple):
     detector: Detector
     local_six: Tensor | None  # true misalignment (sensors, 6), where it is known
     metadata: dict[str, Any]
-    tracks: Iterator[Tracks]  # in parts of about STEP
-    n_tracks: int  # how many there are at most
+    tracks: Iterator[Tracks]  # in parts of about `step`
+    total: int  # how many there are at most
+    step: int = STEP
+    unit: str = "tracks"  # what `total` and `step` count
 
     @property
     def header(self) -> tuple[Detector, Tensor | None, dict[str, Any]]:
@@ -75,3 +80,18 @@ def content_of_csv(path: str | Path, detector: Detector, short_tracks: str = "er
     tracks = read_hit_table(path, detector, short_tracks)
     metadata = {"generator": "unknown", "seed": None, "converted_from": Path(path).name}
     return Content(detector, None, metadata, iter([tracks]), len(tracks))
+
+
+def content_of_o2(source: O2Source, detector: Detector, selection: Selection) -> Content:
+    """The selected tracks of a run of ALICE O2; arguments and errors as for `O2Source.chunks`."""
+    n_frames, step = source.size()
+    metadata = {
+        "generator": "ALICE O2",
+        "seed": None,
+        "converted_from": Path(source.tracks).name,
+        "vertices": str(source.vertices),
+        "selection": asdict(selection),
+    }
+    return Content(
+        detector, None, metadata, source.chunks(detector, selection), n_frames, step, "time frames"
+    )

@@ -30,12 +30,17 @@ class Origin:
     path: str
     tree: str
     first: int = 0
+    item: str = "hit"  # what the lists of an entry are of
 
     def error(
         self, branch: str, row: int | None, found: object, expected: str, hit: int | None = None
     ) -> SchemaError:
         """The error for one value: file, tree, branch, entry, hit, what was found and what was expected."""
-        where = "" if row is None else f", entry {self.first + row}" + ("" if hit is None else f", hit {hit}")
+        where = (
+            ""
+            if row is None
+            else f", entry {self.first + row}" + ("" if hit is None else f", {self.item} {hit}")
+        )
         return SchemaError(
             f"{self.path}: tree {self.tree}, branch {branch}{where}: found {found}, expected {expected}"
         )
@@ -73,7 +78,7 @@ def open_root(path: str | Path) -> Iterator[Any]:
         found = "a folder" if Path(path).is_dir() else "no such file"
         raise SchemaError(f"{path}: found {found}, expected a ROOT file; check the name")
     _check_begin(Path(path))
-    with _damage_named(path):
+    with damage_named(path):
         # A bare string would be cut at its first ':'; every array is read once, and a cache would keep it.
         file = uproot.open({str(path): None}, array_cache=None)
     with file:
@@ -97,7 +102,7 @@ def _check_begin(path: Path) -> None:
 
 
 @contextmanager
-def _damage_named(path: str | Path) -> Iterator[None]:
+def damage_named(path: str | Path) -> Iterator[None]:
     """Turn whatever uproot raises on bytes that make no sense into a SchemaError."""
     try:
         yield
@@ -117,7 +122,7 @@ def read_text(path: str | Path, key: str) -> str:
     Raises:
         SchemaError: file, key or text are missing or damaged.
     """
-    with open_root(path) as file, _damage_named(path):
+    with open_root(path) as file, damage_named(path):
         if key not in file.keys(cycle=False):
             raise SchemaError(
                 f"{path}: found no {key}, expected a TObjString (JSON); add it, see docs/data-format.md"
@@ -134,7 +139,7 @@ def read_payload(path: str | Path, keys: Sequence[str], class_name: str) -> byte
     Raises:
         SchemaError: file or object are missing or damaged, or it is of another class.
     """
-    with open_root(path) as file, _damage_named(path):
+    with open_root(path) as file, damage_named(path):
         classes = file.classnames(cycle=False)
         found = next((key for key in keys if key in classes), None)
         if found is None:
@@ -147,13 +152,13 @@ def read_payload(path: str | Path, keys: Sequence[str], class_name: str) -> byte
 
 def has_tree(path: str | Path, tree: str) -> bool:
     """Whether the file has an object of this name."""
-    with open_root(path) as file, _damage_named(path):
+    with open_root(path) as file, damage_named(path):
         return tree in file.keys(cycle=False)
 
 
 def count_entries(path: str | Path, tree: str) -> int:
     """Number of entries of a tree; SchemaError if there is no such tree or no entry."""
-    with open_root(path) as file, _damage_named(path):
+    with open_root(path) as file, damage_named(path):
         return _entries(_tree(file, path, tree), path, tree)
 
 
@@ -181,7 +186,7 @@ class Table:
         stop: int | None = None,
     ) -> None:
         self.origin = Origin(str(path), tree, start)
-        with open_root(path) as file, _damage_named(path):
+        with open_root(path) as file, damage_named(path):
             source = _tree(file, path, tree)
             count = _entries(source, path, tree)
             stop = count if stop is None else min(stop, count)

@@ -36,7 +36,8 @@ PER_TRACK: dict[str, tuple[Kind, int]] = {
 }  # fmt: skip
 TRUTH: dict[str, tuple[Kind, int]] = {
     "truth_position": ("float", 3), "truth_momentum": ("float", 3), "truth_q": ("integer", 0),
-    "truth_pdg": ("integer", 0),
+    "truth_pdg": ("integer", 0), "truth_vertex": ("float", 3), "truth_mother": ("integer", 0),
+    "truth_mother_pdg": ("integer", 0),
 }  # fmt: skip
 TRUTH_HIT = ("truth_hit_u", "truth_hit_v")
 

@@ -38,7 +38,8 @@ UNITS = "cm, GeV/c, rad, T"
 _DTYPE = {
     "event": "int64", "vertex": "float64", "vertex_cov": "float64", "p": "float32", "mass": "float32",
     "kind": "int8", "truth_position": "float64", "truth_momentum": "float64", "truth_q": "int8",
-    "truth_pdg": "int32", "hit_sensor": "int32", "hit_u": "float64", "hit_v": "float64",
+    "truth_pdg": "int32", "truth_vertex": "float64", "truth_mother": "int32", "truth_mother_pdg": "int32",
+    "hit_sensor": "int32", "hit_u": "float64", "hit_v": "float64",
     "hit_sigma_u": "float32", "hit_sigma_v": "float32", "truth_hit_u": "float64", "truth_hit_v": "float64",
 }  # fmt: skip
 

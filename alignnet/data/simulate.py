@@ -8,10 +8,10 @@ where it meets the plane of the sensor **as it really stands**; its measured pos
 some hits are lost.
 
 Not simulated: matter beyond the detector table's (dead edges, services, air, a thickness that varies over a
-sensor), the tails of multiple scattering, energy loss in anything but silicon, bremsstrahlung, decays,
-nuclear interactions, secondary particles, fields that are not uniform or not along z, particles that curl
-back, pile-up, charge sharing, merged clusters, wrong hits other than `outlier_fraction` and
-`wrong_track_fraction`, and any dependence of the resolution on angle or place.
+sensor), the tails of multiple scattering, energy loss in anything but silicon, bremsstrahlung, decays of what
+goes through the detector, nuclear interactions, secondary particles of these, fields that are not uniform or
+not along z, particles that curl back, pile-up, charge sharing, merged clusters, wrong hits other than
+`outlier_fraction` and `wrong_track_fraction`, and any dependence of the resolution on angle or place.
 
 Everything is in float64. Equal seeds give equal particles, kinks and smearing whatever the detector and its
 misalignment (`data.streams`), so that simulations can be compared hit by hit.
@@ -33,9 +33,6 @@ from alignnet.errors import ConfigError
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.misalign import misaligned
 
-CHUNK_EVENTS = 2000
-"""Events that are simulated together."""
-
 MEASUREMENT = 2000
 """First number of the purposes for which measurements draw random numbers."""
 
@@ -47,7 +44,7 @@ class Simulation:
     """Makes `Tracks` of a source in a misaligned detector.
 
     Args:
-        source: where particles come from: `ParticleGun`, `Beam` or `Cosmics`.
+        source: where particles come from: `ParticleGun`, `Beam`, `Cosmics`, `Collisions` or `StoredEvents`.
         detector: the nominal places. Hits refer to its rows.
         misalignment: the local six (sensors, 6) [cm, rad] that bring the sensors to where they really are;
             None is a perfect detector.
@@ -98,38 +95,39 @@ class Simulation:
         self.outlier_fraction, self.outlier_width = outlier_fraction, outlier_width
         self.wrong_track_fraction = wrong_track_fraction
         self.actual = _placed(detector, misalignment)
-        self.transport = Transport(self.actual, source.mass, scattering=scattering, energy_loss=energy_loss)
+        self.transport = Transport(self.actual, scattering=scattering, energy_loss=energy_loss)
 
     def generate(
         self,
         n_events: int,
         progress: Callable[[int, int], None] | None = None,
-        chunk_events: int = CHUNK_EVENTS,
+        chunk_events: int | None = None,
     ) -> Tracks:
         """All tracks of `n_events` events in memory; `progress(done, n_events)` is told how far it is."""
-        parts = []
-        for index, part in enumerate(self.chunks(n_events, chunk_events)):
+        parts, step = [], self.source.chunk_events if chunk_events is None else chunk_events
+        for index, part in enumerate(self.chunks(n_events, step)):
             parts.append(part)
             if progress is not None:
-                progress(min((index + 1) * chunk_events, n_events), n_events)
+                progress(min((index + 1) * step, n_events), n_events)
         return concatenate(parts)
 
-    def chunks(self, n_events: int, chunk_events: int = CHUNK_EVENTS) -> Iterator[Tracks]:
-        """The same tracks in chunks of events, of bounded memory.
+    def chunks(self, n_events: int, chunk_events: int | None = None) -> Iterator[Tracks]:
+        """The same tracks in chunks of events, by default the source's, of bounded memory.
 
         A chunk depends on the seed and on its number only, not on how many there are; another `chunk_events`
         gives other numbers.
         """
+        step = self.source.chunk_events if chunk_events is None else chunk_events
         _require(n_events >= 1, "n_events", n_events, "at least 1")
-        _require(chunk_events >= 1, "chunk_events", chunk_events, "at least 1")
-        for index, first in enumerate(range(0, n_events, chunk_events)):
-            yield self.chunk(index, min(chunk_events, n_events - first), first)
+        _require(step >= 1, "chunk_events", step, "at least 1")
+        for index, first in enumerate(range(0, n_events, step)):
+            yield self.chunk(index, min(step, n_events - first), first)
 
     @torch.no_grad()
     def chunk(self, index: int, n_events: int, first_event: int = 0) -> Tracks:
         """Chunk number `index` alone, its events numbered from `first_event`: for work in parallel."""
         streams = Streams(self.seed, index)
-        particles = self.source.particles(n_events, streams)
+        particles = self.source.particles(n_events, streams, first_event, float(self.actual.b_z))
         hits = self.transport(particles, streams)
         made, uv = self._measure(hits, len(particles.event), streams)
         hits, uv = TrueHits(*(column[made] for column in hits)), uv[made]
@@ -157,9 +155,15 @@ class Simulation:
             "position": particles.position.numpy(),
             "momentum": particles.momentum.numpy(),
             "q": particles.charge.numpy().astype(np.int8),
-            "pdg": (self.source.pdg * particles.charge.numpy()).astype(np.int32),
+            "pdg": particles.pdg.numpy().astype(np.int32),
             "hit_uv": hits.uv.numpy(),
         }
+        history = {
+            "vertex": particles.collision,
+            "mother": particles.mother,
+            "mother_pdg": particles.mother_pdg,
+        }
+        truth |= {name: column.numpy() for name, column in history.items() if column is not None}
         return Tracks(
             event=particles.event.numpy() + first_event,
             offset=np.concatenate([[0], np.cumsum(count)]).astype(np.int64),
@@ -169,7 +173,7 @@ class Simulation:
             vertex=None if particles.vertex is None else particles.vertex.numpy(),
             vertex_cov=None if particles.vertex_cov is None else particles.vertex_cov.numpy(),
             p=particles.momentum.norm(dim=-1).numpy(),
-            mass=np.full(n, self.source.mass),
+            mass=particles.mass.numpy(),
             kind=np.full(n, self.source.kind, dtype=np.int8),
             truth=truth,
         )

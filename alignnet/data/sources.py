@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from alignnet.units import PION_MASS
 
 MUON_MASS = 0.1056583755
 """Muon [GeV/c²] (PDG 2024)."""
+
+CHUNK_EVENTS = 2000
+"""Events that are simulated together, but where a source wants otherwise."""
 
 COLLISION, COSMIC, BEAM = 0, 1, 2
 """The `kind` of a track."""
@@ -36,30 +39,36 @@ class Particles(NamedTuple):
     position: Tensor  # (particles, 3) [cm]
     momentum: Tensor  # (particles, 3) [GeV/c]
     charge: Tensor  # (particles,) ±1
+    mass: Tensor  # (particles,) [GeV/c²]
+    pdg: Tensor  # (particles,) PDG code
     vertex: Tensor | None = None  # (particles, 3) what is known of the event's vertex [cm]
     vertex_cov: Tensor | None = None  # (particles, 6) xx, xy, yy, xz, yz, zz [cm²]
+    collision: Tensor | None = None  # (particles, 3) the true vertex, where `position` may be another [cm]
+    mother: Tensor | None = None  # (particles,) number in its event of what decayed to it, -1 for nothing
+    mother_pdg: Tensor | None = None  # (particles,) its PDG code, 0 for nothing
 
 
 class Source(Protocol):
-    """Makes particles of one mass."""
-
-    @property
-    def mass(self) -> float:
-        """[GeV/c²]."""
-        ...
-
-    @property
-    def pdg(self) -> int:
-        """PDG code of the particle with charge +1."""
-        ...
+    """Makes particles."""
 
     @property
     def kind(self) -> int:
         """0 collision, 1 cosmic, 2 beam."""
         ...
 
-    def particles(self, n_events: int, streams: Streams) -> Particles:
-        """The particles of `n_events` events."""
+    @property
+    def chunk_events(self) -> int:
+        """Events that are made and simulated together."""
+        ...
+
+    def particles(self, n_events: int, streams: Streams, first_event: int = 0, b_z: float = 0.0) -> Particles:
+        """The particles of `n_events` events.
+
+        Args:
+            streams: the random numbers of this chunk of events.
+            first_event: number of its first event, for a source that reads them one after another.
+            b_z: field along z [T], for one whose charged particles decay on their way.
+        """
         ...
 
 
@@ -101,6 +110,7 @@ class ParticleGun:
     vertex_sigma: Sequence[float] = (50e-4, 50e-4, 5.0)
     vertex_resolution: Sequence[float] | None = (15e-4, 15e-4, 20e-4)
     kind: int = COLLISION
+    chunk_events: ClassVar[int] = CHUNK_EVENTS
 
     def __post_init__(self) -> None:
         _require(self.n_tracks_per_event >= 1, "n_tracks_per_event", self.n_tracks_per_event, "at least 1")
@@ -109,24 +119,18 @@ class ParticleGun:
         _require(self.temperature > 0, "temperature", self.temperature, "a number > 0")
         _require(self.eta_max >= 0, "eta_max", self.eta_max, "a number >= 0")
         _check_particle(self.mass, self.charges)
-        _check_numbers("vertex_mean", self.vertex_mean, 3)
-        _check_numbers("vertex_sigma", self.vertex_sigma, 3, low=0.0)
-        if self.vertex_resolution is not None:
-            _check_numbers("vertex_resolution", self.vertex_resolution, 3, low=1e-9)
+        check_vertices(self.vertex_mean, self.vertex_sigma, self.vertex_resolution)
 
-    def particles(self, n_events: int, streams: Streams) -> Particles:
+    def particles(self, n_events: int, streams: Streams, first_event: int = 0, b_z: float = 0.0) -> Particles:
         """The particles of `n_events` events."""
         event = torch.arange(n_events).repeat_interleave(self.n_tracks_per_event)
-        draw = streams.normal(n_events, 6, 0)
-        true = _numbers(self.vertex_mean) + _numbers(self.vertex_sigma) * draw[:, :3]
+        vertices = draw_vertices(
+            n_events, self.vertex_mean, self.vertex_sigma, self.vertex_resolution, streams
+        )
         momentum = self._momentum(streams.uniform(len(event), 3, 1))
-        found = Particles(event, true[event], momentum, _charges(self.charges, len(event), streams))
-        if self.vertex_resolution is None:
-            return found
-        width = _numbers(self.vertex_resolution)
-        covariance = torch.zeros(len(event), 6, dtype=torch.float64)
-        covariance[:, [0, 2, 5]] = width.square()
-        return found._replace(vertex=(true + width * draw[:, 3:])[event], vertex_cov=covariance)
+        charge = _charges(self.charges, len(event), streams)
+        found = _particles(event, vertices.true[event], momentum, charge, self.mass, self.pdg)
+        return with_vertices(found, vertices)
 
     def _momentum(self, draw: Tensor) -> Tensor:
         pt = np.geomspace(self.pt_min, self.pt_max, 4097)
@@ -172,6 +176,7 @@ class Beam:
     mass: float = PION_MASS
     pdg: int = 211
     kind: int = BEAM
+    chunk_events: ClassVar[int] = CHUNK_EVENTS
 
     def __post_init__(self) -> None:
         _require(self.momentum > 0, "momentum", self.momentum, "a number > 0")
@@ -184,7 +189,7 @@ class Beam:
         _check_numbers("spot", _pair(self.spot), 2, low=0.0)
         _check_numbers("centre", self.centre, 2)
 
-    def particles(self, n_events: int, streams: Streams) -> Particles:
+    def particles(self, n_events: int, streams: Streams, first_event: int = 0, b_z: float = 0.0) -> Particles:
         """The particles of `n_events` events."""
         event = torch.arange(n_events).repeat_interleave(self.n_tracks_per_event)
         draw = streams.normal(len(event), 5, 0)
@@ -193,7 +198,8 @@ class Beam:
         slope = torch.cat([_numbers(_pair(self.divergence)) * draw[:, 2:4], torch.ones_like(draw[:, :1])], -1)
         p = self.momentum * (1 + self.momentum_spread * draw[:, 4:])
         charge = torch.full((len(event),), float(self.charge), dtype=torch.float64)
-        return Particles(event, position, p * slope / slope.norm(dim=-1, keepdim=True), charge)
+        momentum = p * slope / slope.norm(dim=-1, keepdim=True)
+        return _particles(event, position, momentum, charge, self.mass, self.pdg)
 
 
 @dataclass(frozen=True)
@@ -227,13 +233,14 @@ class Cosmics:
     mass: float = MUON_MASS
     pdg: int = -13
     kind: int = COSMIC
+    chunk_events: ClassVar[int] = CHUNK_EVENTS
 
     def __post_init__(self) -> None:
         _check_range("p", self.p_min, self.p_max)
         _check_particle(self.mass, self.charges)
         _check_numbers("half_x, half_z, distance", (self.half_x, self.half_z, self.distance), 3, low=0.0)
 
-    def particles(self, n_events: int, streams: Streams) -> Particles:
+    def particles(self, n_events: int, streams: Streams, first_event: int = 0, b_z: float = 0.0) -> Particles:
         """The particles of `n_events` events."""
         draw = streams.uniform(n_events, 5, 1)
         p = np.geomspace(self.p_min, self.p_max, 4097)
@@ -243,9 +250,56 @@ class Cosmics:
         x, z = self.half_x * (2 * draw[:, 3] - 1), self.half_z * (2 * draw[:, 4] - 1)
         position = torch.stack([x, torch.zeros_like(x), z], -1) - self.distance * direction
         momentum = _from_density(p, p**-self.power, draw[:, 0])[:, None] * direction
-        return Particles(
-            torch.arange(n_events), position, momentum, _charges(self.charges, n_events, streams)
-        )
+        charge = _charges(self.charges, n_events, streams)
+        return _particles(torch.arange(n_events), position, momentum, charge, self.mass, self.pdg)
+
+
+class Vertices(NamedTuple):
+    """Where events happen, and what is known of it."""
+
+    true: Tensor  # (events, 3) [cm]
+    seen: Tensor | None  # (events, 3) [cm]
+    width: Tensor | None  # (3,) by which it is smeared [cm]
+
+
+def draw_vertices(
+    n_events: int,
+    mean: Sequence[float],
+    sigma: Sequence[float],
+    resolution: Sequence[float] | None,
+    streams: Streams,
+) -> Vertices:
+    """Gaussian vertices about `mean` [cm], and, where there is a `resolution`, the same smeared by it."""
+    draw = streams.normal(n_events, 6, 0)
+    true = _numbers(mean) + _numbers(sigma) * draw[:, :3]
+    if resolution is None:
+        return Vertices(true, None, None)
+    width = _numbers(resolution)
+    return Vertices(true, true + width * draw[:, 3:], width)
+
+
+def with_vertices(particles: Particles, vertices: Vertices) -> Particles:
+    """Particles with what is known of their events' vertices."""
+    if vertices.seen is None or vertices.width is None:
+        return particles
+    covariance = torch.zeros(len(particles.event), 6, dtype=torch.float64)
+    covariance[:, [0, 2, 5]] = vertices.width.square()
+    return particles._replace(vertex=vertices.seen[particles.event], vertex_cov=covariance)
+
+
+def check_vertices(mean: Sequence[float], sigma: Sequence[float], resolution: Sequence[float] | None) -> None:
+    """Raise ConfigError for what `draw_vertices` cannot use."""
+    _check_numbers("vertex_mean", mean, 3)
+    _check_numbers("vertex_sigma", sigma, 3, low=0.0)
+    if resolution is not None:
+        _check_numbers("vertex_resolution", resolution, 3, low=1e-9)
+
+
+def _particles(
+    event: Tensor, position: Tensor, momentum: Tensor, charge: Tensor, mass: float, pdg: int
+) -> Particles:
+    """Particles of one kind and its antiparticle."""
+    return Particles(event, position, momentum, charge, torch.full_like(charge, mass), pdg * charge.long())
 
 
 def _from_density(grid: NDArray[np.float64], density: NDArray[np.float64], draw: Tensor) -> Tensor:

@@ -32,7 +32,8 @@ class Tracks:
         mass: [GeV/c²], float64 (tracks,), or None (pion).
         kind: 0 collision, 1 cosmic, 2 beam, int8 (tracks,), or None.
         truth: the `truth_*` columns of simulated tracks without that prefix: position (tracks, 3), momentum
-            (tracks, 3), q (tracks,), pdg (tracks,), hit_uv (hits, 2).
+            (tracks, 3), q (tracks,), pdg (tracks,), hit_uv (hits, 2); of collisions with decays vertex
+            (tracks, 3), mother (tracks,), mother_pdg (tracks,) too.
     """
 
     event: Array

@@ -65,6 +65,7 @@ class _Flight:
 
     helix: Helix
     p: Tensor  # (particles,) [GeV/c]
+    mass: Tensor  # (particles,) [GeV/c²]
     alive: Tensor  # (particles,) bool
 
     def at(self, rows: Tensor) -> Helix:
@@ -80,7 +81,6 @@ class Transport:
 
     Args:
         detector: the sensors where they really are.
-        mass: of the particles [GeV/c²].
         scattering: multiple scattering.
         energy_loss: energy loss and its fluctuations.
 
@@ -88,11 +88,8 @@ class Transport:
         GeometryError: a sensor is bent.
     """
 
-    def __init__(
-        self, detector: Detector, mass: float, scattering: bool = True, energy_loss: bool = True
-    ) -> None:
+    def __init__(self, detector: Detector, scattering: bool = True, energy_loss: bool = True) -> None:
         self.detector, self.scattering, self.energy_loss = detector, scattering, energy_loss
-        self.mass = torch.tensor(mass, dtype=torch.float64)
         self.surfaces: list[Layer | _Pipe] = [*layers_of(detector), *_pipes(detector)]
 
     @torch.no_grad()
@@ -102,6 +99,7 @@ class Transport:
         flight = _Flight(
             Helix(*(field.clone() for field in helix)),
             particles.momentum.norm(dim=-1),
+            particles.mass,
             torch.ones(len(particles.event), dtype=torch.bool),
         )
         found = []
@@ -175,12 +173,12 @@ class Transport:
     ) -> None:
         """Matter of thickness `x_over_x0` with this normal acts on particles that have arrived at `here`."""
         thickness = x_over_x0 / (here.direction * normal).sum(-1).abs().clamp_min(_COSINE_MIN)
-        p = flight.p[rows]
+        p, mass = flight.p[rows], flight.mass[rows]
         if self.scattering:
-            angle = highland(p, self.mass, thickness)[:, None] * kick[:, :2]
+            angle = highland(p, mass, thickness)[:, None] * kick[:, :2]
             here = updated(here, torch.cat([torch.zeros_like(angle), angle], -1))
         if self.energy_loss:
-            left = momentum_left(p, self.mass, thickness, kick[:, 2])
+            left = momentum_left(p, mass, thickness, kick[:, 2])
             flight.alive[rows] = left > 0
             left = torch.where(left > 0, left, p)
             here = here._replace(omega=here.omega * p / left)

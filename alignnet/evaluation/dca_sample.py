@@ -5,7 +5,7 @@ DCA_xy is the signed d0 of `alignnet.physics.helix.Perigee` about the vertex, an
 is
 
 * `given`: the file's, which must not depend on the tracks (a simulation smears the true one);
-* `truth`: where simulated particles started;
+* `truth`: the true collision, which for particles without decays is where they started;
 * `leave_one_out`: fitted from the other tracks of the event, in each geometry anew
   (`alignnet.evaluation.impact`).
 
@@ -43,7 +43,8 @@ def event_batches(
     """Batches of whole events of tracks in memory.
 
     Args:
-        vertex: "truth" puts the true production vertex in the place of the file's; else the file's is left.
+        vertex: "truth" puts the true vertex in the place of the file's: `truth_vertex`, or else where the
+            particles started; otherwise the file's is left.
         batch_events: events of a batch.
 
     Raises:
@@ -57,7 +58,9 @@ def event_batches(
                 "evaluation.dca_vertex is 'truth', but the tracks have no truth_position; choose given"
             )
         exact = np.zeros((len(tracks), 6))
-        tracks = replace(tracks, vertex=tracks.truth["position"], vertex_cov=exact)
+        tracks = replace(
+            tracks, vertex=tracks.truth.get("vertex", tracks.truth["position"]), vertex_cov=exact
+        )
     events = Events(tracks, detector)
     for first in range(0, len(events), batch_events):
         yield events.__getitems__(range(first, min(first + batch_events, len(events))))

@@ -26,8 +26,8 @@ import uproot
 from torch import Tensor
 
 from alignnet.data.atomic import replacing
-from alignnet.data.root_alignment import checked_local, global_six, identifiers
-from alignnet.data.root_columns import read_payload
+from alignnet.data.root_alignment import checked_local, global_six, identifiers, read_alignment
+from alignnet.data.root_columns import open_root, read_payload
 from alignnet.data.tracks import Array
 from alignnet.errors import SchemaError
 from alignnet.geometry import rigid
@@ -71,7 +71,12 @@ def write_alice(path: str | Path, detector: Detector, local_six: Tensor) -> None
         GeometryError: as `align_params`.
         ConfigError: the file cannot be written there.
     """
-    payload = to_bytes(align_params(detector, local_six))
+    write_align_params(path, align_params(detector, local_six))
+
+
+def write_align_params(path: str | Path, entries: AlignParams) -> None:
+    """Write objects of any volumes as the CCDB object; the file appears whole or not at all."""
+    payload = to_bytes(entries)
     with replacing(path) as temporary, uproot.recreate(temporary) as file:
         # uproot writes objects of classes that it does not know only through this inner door
         packed = uproot.compression.compress(payload, file.compression)
@@ -112,6 +117,26 @@ def read_alice_alignment(path: str | Path, detector: Detector) -> Tensor:
     for level in levels:  # parents first; −1 takes the last delta, which moves nothing
         place = rigid.place_global(*place, deltas[torch.tensor(level)])
     return rigid.local_of(detector.rotation, detector.translation, *place)
+
+
+def read_start(path: str | Path, detector: Detector) -> Tensor:
+    """The local six of every sensor, float64 (sensors, 6), from tree `alignment` or from ALICE's objects.
+
+    Raises:
+        SchemaError: as `read_alignment` and `read_alice_alignment`.
+    """
+    return (read_alice_alignment if is_alice(path) else read_alignment)(path, detector)
+
+
+def is_alice(path: str | Path) -> bool:
+    """Whether a ROOT file holds ALICE's alignment objects.
+
+    Raises:
+        SchemaError: there is no such file, or it is not a ROOT file.
+    """
+    with open_root(path) as file:
+        classes = file.classnames(cycle=False)
+    return any(classes.get(key, "").removeprefix("std::") == CLASS_NAME for key in KEYS)
 
 
 def to_bytes(entries: AlignParams) -> bytes:

@@ -56,7 +56,8 @@ def conjugate_gradients(
 ) -> Solution:
     """Solve matrix · x = b for a symmetric positive (semi)definite matrix.
 
-    Stops when √(rᵀM⁻¹r) has fallen by `tolerance` or after `max_iterations`; `Solution.converged` says which.
+    Stops when √(rᵀM⁻¹r) has fallen by `tolerance`, when rᵀM⁻¹r is no more than `enough`, or after
+    `max_iterations`; `Solution.converged` is False for the last of these.
 
     Raises:
         ConvergenceError: a number became non-finite, or the matrix or preconditioner is not positive.

@@ -140,7 +140,7 @@ def largest_eigenvalue(matrix: Problem, preconditioner: BlockJacobi, iterations:
 
 
 _SINGLE = 30_000  # unknowns beyond which the factor of their matrix is in single precision
-_ENOUGH = 1e-6  # of χ² for each unknown (a thousandth of its error): conjugate gradients need not gain less
+_FAR = 10.0  # standard deviations in every unknown: from nearer, the tolerance is of the gradient there
 # Priors for these may stand in a configuration that serves detectors without them.
 _USUAL_LEVELS = ("half_barrel", "layer", "stave", "half_stave", "module")
 
@@ -166,7 +166,9 @@ class GaussNewton(torch.optim.Optimizer):
             `{translation: cm, rotation: rad}`, or null for none (then the level only speeds up convergence).
         sensor_prior: the same for the sensors against their volumes; null for none.
         min_hits: sensors with fewer hits have no unknowns of their own and follow their volumes.
-        tolerance, max_iterations: of the conjugate gradients.
+        tolerance: how much of the gradient's norm conjugate gradients may leave; of that of a place ten
+            standard deviations off in every unknown where they start nearer than that.
+        max_iterations: of the conjugate gradients.
         precision: "float64" or "float32" of the stored tracks; float32 halves the memory.
         converged: the expected drop of χ² for each unknown below which a step is small: the square of how
             many standard deviations it is, r.m.s.; null for a training that is not judged.
@@ -269,8 +271,9 @@ class GaussNewton(torch.optim.Optimizer):
         state = self.state[parameter]
         x = state.get("x", torch.zeros_like(hierarchy.weight))
         force = -(hierarchy.collect(hierarchy.problem.gradient()) + hierarchy.weight * x)
+        enough = (self.tolerance * _FAR) ** 2 * len(hierarchy)
         solution = conjugate_gradients(
-            hierarchy, force, preconditioner, self.tolerance, self.max_iterations, _ENOUGH * len(hierarchy)
+            hierarchy, force, preconditioner, self.tolerance, self.max_iterations, enough
         )
         step = self.param_groups[0]["lr"] * solution.x
         state["x"] = x + step

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import awkward as ak
 import numpy as np
@@ -31,11 +32,16 @@ from alignnet.data.simulate import Simulation
 from alignnet.data.sources import Beam
 from alignnet.export.alice import write_alice
 from alignnet.export.table import read_table
+from alignnet.geometry.its2 import its2
 from alignnet.geometry.telescope import telescope
 
 PLANES = replace(telescope([0.0, 1.95, 10.88, 12.83], 1.0, 0.84, 0.02), b_z=0.25)
 SIX = torch.linspace(-0.01, 0.02, 24, dtype=torch.float64).reshape(4, 6)
 TRACKS = Simulation(Beam(), PLANES, SIX, seed=4).generate(60)
+
+
+RUN = Path(__file__).parents[1] / "data_files" / "o2"
+"""24 tracks, written by ROOT from classes of O2."""
 
 
 def convert(*overrides):
@@ -54,6 +60,7 @@ def originals(tmp_path_factory):
     write_hits(tmp_path / "hits.csv", TRACKS)
     write_sensors(tmp_path / "planes.csv")
     write_alice(tmp_path / "objects.root", PLANES, SIX)
+    shutil.copytree(RUN, tmp_path / "run")
     return tmp_path
 
 
@@ -147,6 +154,43 @@ def test_alignment_objects_become_an_alignment(folder, suffix):
         assert torch.allclose(read_alignment(output, PLANES), SIX, rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("vertices", ["seeding", "absent", RUN / "o2_primary_vertex.root"])
+def test_a_run_of_o2_becomes_a_file_to_align_with(vertices, folder, caplog):
+    keys = [f"o2.dictionary={RUN / 'dictionary.root'}", f"o2.vertices={vertices}", "selection=all"]
+    output = folder / "new.root"
+    with caplog.at_level(logging.INFO):
+        convert(f"input={RUN / 'o2trac_its.root'}", f"output={output}", *keys)
+    detector = read_detector(output)
+    assert (detector.fingerprint, detector.b_z) == (its2().fingerprint, 0.5)
+    tracks = read_tracks(output, detector)
+    assert (len(tracks), len(np.unique(tracks.event)), tracks.n_hits) == (24, 8, 168)
+    assert (tracks.vertex is None) == (vertices == "absent")
+    assert "24 tracks, 24 within the selection" in caplog.text
+    metadata = read_metadata(output)
+    assert (metadata["generator"], metadata["vertices"]) == ("ALICE O2", str(vertices))
+    assert metadata["selection"]["min_clusters"] == 3
+
+
+@pytest.mark.parametrize("patterns", [False, True])
+def test_tracks_become_a_run_of_o2_and_come_back(patterns, folder):
+    keys = ("selection=all", f"o2.dictionary={RUN / 'dictionary.root'}")
+    convert(f"input={RUN / 'o2trac_its.root'}", f"output={folder / 'first.root'}", *keys)
+    known = read_tracks(folder / "first.root", its2())
+    if not patterns:  # a dictionary holds one resolution
+        known = replace(known, sigma=np.full_like(known.sigma, 5e-4))
+        write_simulation(folder / "first.root", its2(), known, None, {"generator": "test", "seed": 4})
+    run, back = folder / "again", folder / "back.root"
+    convert(f"input={folder / 'first.root'}", "to=o2", f"output={run}", f"o2.patterns={patterns}")
+    assert (run / "dictionary.bin").exists() is not patterns
+    dictionary = [] if patterns else [f"o2.dictionary={run / 'dictionary.bin'}"]
+    convert(f"input={run / 'o2trac_its.root'}", f"output={back}", "selection=all", *dictionary)
+    found = read_tracks(back, its2())
+    assert np.array_equal(found.offset, known.offset)
+    assert np.array_equal(found.sensor, known.sensor)
+    assert np.abs(found.uv - known.uv).max() < (2.2e-4 if patterns else 3.3e-5)
+    assert found.vertex == pytest.approx(known.vertex, abs=1e-6)
+
+
 def test_a_file_of_another_program_is_converted(shared_data, tmp_path):
     source = shared_data / "fei4_telescope.root"
     if not source.is_file():
@@ -174,7 +218,19 @@ BAD = {
     "input=none.csv output=new.root detector=telescope": "none.csv: found no such file, expected a CSV file",
     "input=trees.root output=new.csv": "output is .*new.csv, expected a name that ends in .root",
     "input=objects.root output=new.txt": "output is .*, expected a name that ends in .root or .parquet or",
-    "input=trees.root output=new.root from=o2": "from is 'o2', expected root, csv, alice",
+    "input=trees.root output=new.root from=o3": "from is 'o3', expected root, csv, alice, o2",
+    "input=trees.root output=new to=o3": "to is 'o3', expected root or o2",
+    "input=objects.root output=new to=o2 from=alice": "to is 'o2', expected root",
+    "input=trees.root output=new to=o2": "detector telescope has sensor_id 0 to 3 and names like telescope/",
+    "input=trees.root output=new.root from=o2": "trees.root: has no tree o2sim, only .*is it a file of",
+    "input=run/o2trac_its.root output=new.root": "run/o2clus_its.root: time frame 0, cluster 0: found",
+    "input=run/o2trac_its.root output=new.root o2.clusters=no": "no: found no such file, expected a ROOT",
+    "input=run/o2trac_its.root output=new.root o2.dictionary=no": "no: found no such file, expected a dictio",
+    "input=run/o2trac_its.root output=new.root o2.vertices=null": "o2.vertices is None, expected the name of",
+    "input=run/o2trac_its.root output=new.root selection.pt=[9,10] o2.dictionary=run/dictionary.root":
+        "run/o2trac_its.root: no track is left .24 tracks, 0 within the selection",
+    "input=run/o2trac_its.root output=new.root selection.pt=high": "selection.pt is 'high'; expected",
+    "input=run/o2trac_its.root output=new.root o2.timing.length=0": "o2.timing.length is 0, expected at le",
     "input=tracks.dat output=new.root": "input is .*: its suffix does not tell .* from=root|csv|alice",
     "input=hits.csv output=new.root": "no detector for the hits: give detector=its2",
     "input=hits.csv output=new.root sensors=planes.csv": "b_z is null: with sensors=FILE.csv give the field",
@@ -192,7 +248,7 @@ BAD = {
 
 @pytest.mark.parametrize("keys", BAD)
 def test_what_cannot_be_converted_is_one_line_and_no_file(refused, keys, folder):
-    there = re.sub(r"(input|output|sensors)=", rf"\1={folder}/", keys)
+    there = re.sub(r"(input|output|sensors|clusters|dictionary)=", rf"\1={folder}/", keys)
     assert re.match(f"(.*/)?{BAD[keys]}", refused(convert, *there.split()))
     assert not list(folder.glob("*new*"))
 

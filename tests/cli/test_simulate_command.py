@@ -143,7 +143,7 @@ def test_on_a_terminal_progress_is_a_bar_that_goes_away(monkeypatch, caplog):
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("command", ["simulate", "export", "convert"])
+@pytest.mark.parametrize("command", ["simulate", "generate", "export", "convert"])
 def test_the_examples_of_the_help_can_be_run(command):
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
         footer = compose(command, return_hydra_config=True).hydra.help.footer

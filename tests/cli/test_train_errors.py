@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -209,6 +210,44 @@ def test_ctrl_c_says_so_and_ends_with_130(few, tmp_path):
     assert code == 130
     assert err.splitlines()[-1] == "alignnet: interrupted"
     assert torch.load(last, weights_only=True)["epoch"] >= 0
+
+
+ENDLESS = """
+import hashlib, os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from alignnet.training.optim import GaussNewton
+
+class Endless(GaussNewton):
+    def step(self, closure=None):
+        super().step(closure)
+        if self.state[self.param_groups[0]["params"][0]].setdefault("steps", 0):
+            Path(f"second_step_{os.getpid()}").touch()
+            with ThreadPoolExecutor(1) as pool:  # machine code, for hours
+                pool.submit(hashlib.pbkdf2_hmac, "sha256", b"", b"", 2**31 - 1).result()
+        self.state[self.param_groups[0]["params"][0]]["steps"] += 1
+"""
+
+
+def test_a_signal_to_the_first_process_ends_all_within_seconds_and_the_run_can_go_on(
+    few, tmp_path, no_pictures
+):
+    """While they are in machine code, where Python does not see it; `finish` waits for all of them."""
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    options = (*few, "optimizer=gauss_newton", f"hydra.run.dir={tmp_path / 'run'}")
+    two = ("trainer.devices=2", "trainer.strategy=ddp", "optimizer._target_=endless.Endless")
+    process = start("train", *options, *two, folder=tmp_path)
+    for _ in range(2400):
+        if len(list(tmp_path.glob("second_step_*"))) == 2 or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    process.terminate()
+    code, _, err = finish(process, timeout=30)
+    assert (code, err.splitlines()[-1]) == (143, "alignnet: terminated")
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 0
+    train(tmp_path / "run", *options, f"resume={tmp_path / 'run'}")
+    history = json.loads((tmp_path / "run" / "metrics.json").read_text())["history"]
+    assert [row["epoch"] for row in history] == [0, 1]
 
 
 def test_a_checkpoint_of_another_detector_is_refused(refused_run, few, trained, tmp_path):

@@ -71,7 +71,8 @@ def assert_same(one: Tracks, other: Tracks, exact: bool = False) -> None:
             relative = {"sigma": 6e-8, "p": 6e-8, "mass": 6e-8}.get(name, 0.0)
             limits = (0.0, 0.0) if exact else (relative, rounding)
             np.testing.assert_allclose(a, b, *limits, err_msg=name)
-    assert np.array_equal(one.truth.get("position", 0), other.truth.get("position", 0))
+    for name in ("position", "vertex"):
+        assert np.array_equal(one.truth.get(name, 0), other.truth.get(name, 0))
 
 
 def everything(found: CachedTracks) -> Tracks:
@@ -99,14 +100,14 @@ def tables(draw: st.DrawFn) -> Tracks:
         "mass": arrays(np.float64, n, elements=numbers),
         "kind": arrays(np.int8, n, elements=st.integers(0, 2)),
     }
-    has_truth = draw(st.booleans())
+    known = [name for name in ("position", "vertex", "momentum") if draw(st.booleans())]
     return Tracks(
         event=np.repeat(event_numbers[: len(tracks_per_event)], tracks_per_event),
         offset=np.concatenate([[0], np.cumsum(count)]),
         sensor=draw(arrays(np.int64, n_hits, elements=st.integers(0, len(BARREL) - 1))),
         uv=draw(arrays(np.float64, (n_hits, 2), elements=places)),
         sigma=draw(arrays(np.float64, (n_hits, 2), elements=numbers)),
-        truth={"position": draw(arrays(np.float64, (n, 3), elements=places))} if has_truth else {},
+        truth={name: draw(arrays(np.float64, (n, 3), elements=places)) for name in known},
         **{name: draw(column) for name, column in optional.items() if draw(st.booleans())},
     )
 

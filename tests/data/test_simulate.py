@@ -344,9 +344,9 @@ def test_a_misalignment_of_another_detector_is_refused():
 def test_scattering_and_energy_loss_are_as_wide_as_in_acts(acts_sample):
     nominal, actual, tracks, truth = acts_sample
     charge = truth["q"].double()
-    ours = Transport(actual, MUON_MASS)(
-        Particles(torch.from_numpy(tracks.event), truth["position"], truth["momentum"], charge), Streams(1, 0)
-    )
+    mass, event = torch.full_like(charge, MUON_MASS), torch.from_numpy(tracks.event)
+    muons = Particles(event, truth["position"], truth["momentum"], charge, mass, -13 * truth["q"].long())
+    ours = Transport(actual)(muons, Streams(1, 0))
     straight = crossings(actual, true_helix(tracks, nominal.b_z))
     n, p = len(actual), truth["momentum"].norm(dim=-1)
     reference = dict(zip((straight.track * n + straight.sensor).tolist(), straight.uv, strict=True))

@@ -84,6 +84,16 @@ def test_a_vertex_of_the_tracks_themselves_does_not_see_such_a_shift(samples: di
     np.testing.assert_allclose(sample.dca["shifted"], sample.dca["ideal"], atol=0.05 * UM)
 
 
+def test_the_true_vertex_is_the_collision_and_not_where_a_decay_happened(
+    detector: Detector, tracks: Tracks
+) -> None:
+    few = tracks.select(tracks.event < 5)
+    collision = few.truth["position"].copy()
+    late = {**few.truth, "vertex": collision, "position": collision + 1.0}
+    batch = next(event_batches(replace(few, truth=late), detector, "truth"))
+    np.testing.assert_array_equal(batch.vertex.numpy(), collision)
+
+
 @pytest.mark.parametrize("vertex", VERTICES)
 def test_identical_geometries_differ_by_exactly_nothing(
     detector: Detector, tracks: Tracks, loss: HelixChi2, nominal: Tensor, vertex: str

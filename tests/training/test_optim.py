@@ -25,12 +25,6 @@ TRUTH = random_local(len(DETECTOR), 20e-4, 2e-4, seed=4)
 LOSS = HelixChi2(DETECTOR, normalisation="total")
 
 
-@pytest.fixture
-def to_the_end(monkeypatch):
-    """Conjugate gradients go on to their tolerance, below gains of 0.1 of χ²."""
-    monkeypatch.setattr("alignnet.training.optim._ENOUGH", 0.0)
-
-
 @pytest.fixture(scope="module")
 def batch():
     return batch_of(simulated(DETECTOR, GUN, 60, TRUTH, seed=2), DETECTOR)
@@ -162,7 +156,7 @@ def test_the_curvature_is_measured_as_often_as_asked(refresh, due):
     assert measured == due
 
 
-def test_gauss_newton_solves_the_dense_normal_equations(batch, to_the_end):
+def test_gauss_newton_solves_the_dense_normal_equations(batch):
     layer = SensorLayer.of(DETECTOR)
     problem = linearised(batch, layer)
     least = int(problem.hits().sort().values[3])  # three sensors only follow their staves
@@ -180,7 +174,7 @@ def test_gauss_newton_solves_the_dense_normal_equations(batch, to_the_end):
     assert torch.allclose(layer.theta, expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
 
 
-def test_one_step_of_one_brings_exact_tracks_to_their_hits(to_the_end):
+def test_one_step_of_one_brings_exact_tracks_to_their_hits():
     detector = planes(6)
     truth = random_local(6, 10e-4, 1e-4)
     truth[[0, 5]] = 0.0
@@ -258,9 +252,7 @@ def test_a_prior_of_six_numbers_is_refused_for_nine_degrees_of_freedom():
         GaussNewton([layer.theta], sensor_prior=PRIOR).attach(DETECTOR, layer)
 
 
-def test_a_prior_of_the_sensors_is_about_their_own_frames_whatever_is_trained(
-    barrel_file, tmp_path, to_the_end
-):
+def test_a_prior_of_the_sensors_is_about_their_own_frames_whatever_is_trained(barrel_file, tmp_path):
     """Stiff in rotation, soft in translation: in ALICE's global six these two are mixed by the lever arm."""
     make = partial(GaussNewton, sensor_prior={"translation": 20e-4, "rotation": 1e-5}, tolerance=1e-10)
     found = {}

@@ -1,0 +1,233 @@
+"""Tracks of ALICE O2 (o2trac_its.root with o2clus_its.root) as `Tracks`, some time frames at a time.
+
+    source = O2Source("o2trac_its.root", "o2clus_its.root", dictionary="ccdb_object.root")
+    for tracks in source.chunks(its2(b_z=0.5), Selection()):
+        ...
+
+Hits are the tracks' clusters, from the inside to the outside, in the frames of the chips (`o2_clusters`). An
+event is a primary vertex with the tracks that are nearest to it (`o2_vertices`), or without vertices a
+readout frame. Of a track's fit its momentum is kept; cuts and vertices use the rest. Nothing here depends on
+where the chunks go.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from alignnet.data.check import positive_definite
+from alignnet.data.o2_branches import CLUSTER_FILE, Branch, FrameReader, Frames, some
+from alignnet.data.o2_clusters import local_points
+from alignnet.data.o2_dictionary import TopologyDictionary, read_dictionary
+from alignnet.data.o2_field import NEEDED_FIELD, check_field
+from alignnet.data.o2_selection import Selection
+from alignnet.data.o2_tracks import NEEDED, Readout, States, clusters_of, readout_of, states_of
+from alignnet.data.o2_vertices import (
+    NEEDED_PRIMARY,
+    NEEDED_SEEDING,
+    Timing,
+    Vertices,
+    nearest_vertex,
+    primary_vertices,
+    seeding_vertices,
+)
+from alignnet.data.root_columns import open_root
+from alignnet.data.tracks import Array, Tracks
+from alignnet.errors import ConfigError, SchemaError
+from alignnet.geometry.detector import Detector
+from alignnet.geometry.its2 import N_CHIPS
+
+log = logging.getLogger("alignnet.data")
+
+CHUNK_BYTES = 2**24
+"""About what is read together, unpacked (140,000 tracks alone in their files); at least one time frame."""
+
+FIRST_FRAMES = 8
+"""Time frames whose tracks tell the field."""
+
+FRAME_STRIDE = 2**24
+"""Event numbers of a time frame begin at its number times this."""
+
+SEEDING, ABSENT = "seeding", "absent"
+"""What `vertices` may be besides a file."""
+
+_CLUSTERS = some(CLUSTER_FILE, "ITSClusterComp", "ITSClusterPatt")
+
+
+@dataclass
+class Tally:
+    """Tracks that went by."""
+
+    read: int = 0
+    selected: int = 0
+    kept: int = 0
+
+
+@dataclass(frozen=True)
+class O2Source:
+    """The files of one run.
+
+    Args:
+        tracks: o2trac_its.root.
+        clusters: o2clus_its.root of the same time frames.
+        dictionary: of cluster topologies; None where all clusters carry their patterns.
+        vertices: "seeding" for those in the file of tracks, o2_primary_vertex.root, or "absent".
+        timing: of readout frames, for primary vertices.
+    """
+
+    tracks: str | Path
+    clusters: str | Path
+    dictionary: str | Path | None = None
+    vertices: str | Path = SEEDING
+    timing: Timing = field(default_factory=Timing)
+
+    def size(self, chunk_bytes: int = CHUNK_BYTES) -> tuple[int, int]:
+        """How many time frames there are, and how many are read together; SchemaError as `chunks`."""
+        with ExitStack() as stack:
+            readers = self._open(stack)
+            return readers[0].n_frames, self._step(readers, chunk_bytes)
+
+    def chunks(
+        self, detector: Detector, selection: Selection, chunk_bytes: int = CHUNK_BYTES
+    ) -> Iterator[Tracks]:
+        """The selected tracks in chunks of whole time frames, of bounded memory.
+
+        Args:
+            detector: with chip identifiers as `sensor_id`, and the field that the tracks were fitted in.
+            selection: which tracks, and how near to their vertices.
+            chunk_bytes: about what is read together; a chunk may hold no track.
+
+        Raises:
+            SchemaError: the files are not O2's, do not belong together, or are damaged.
+            ConfigError: the field is another one, or no track is left.
+        """
+        dictionary = (
+            TopologyDictionary.empty() if self.dictionary is None else read_dictionary(self.dictionary)
+        )
+        tally = Tally()
+        with ExitStack() as stack:
+            readers = self._open(stack)
+            self._check_field(readers[0].n_frames, detector.b_z)
+            step = self._step(readers, chunk_bytes)
+            for start in range(0, readers[0].n_frames, step):
+                parts = [reader.read(start, min(start + step, reader.n_frames)) for reader in readers]
+                tracks = self._tracks(parts, dictionary, detector, selection, tally)
+                if len(tracks):
+                    yield tracks
+        self._report(tally)
+
+    def _open(self, stack: ExitStack) -> list[FrameReader]:
+        """Readers of tracks, clusters and, if there is such a file, vertices, of as many time frames."""
+        wanted: list[tuple[str | Path, tuple[Branch, ...]]] = [
+            (self.tracks, NEEDED + (NEEDED_SEEDING if self.vertices == SEEDING else ())),
+            (self.clusters, _CLUSTERS),
+        ]
+        if self.vertices not in (SEEDING, ABSENT):
+            wanted.append((self.vertices, NEEDED_PRIMARY))
+        readers = [
+            FrameReader(stack.enter_context(open_root(path)), path, branches) for path, branches in wanted
+        ]
+        for reader in readers[1:]:
+            if reader.n_frames != readers[0].n_frames:
+                raise SchemaError(
+                    f"{reader.path}: has {reader.n_frames} time frames, {self.tracks} {readers[0].n_frames}; "
+                    "give files of the same run"
+                )
+        return readers
+
+    def _check_field(self, n_frames: int, b_z: float) -> None:
+        """Look at the tracks of the first time frames."""
+        with open_root(self.tracks) as file:
+            frames = FrameReader(file, self.tracks, NEEDED_FIELD).read(0, min(n_frames, FIRST_FRAMES))
+        check_field(frames, b_z, str(self.tracks))
+
+    def _step(self, readers: list[FrameReader], chunk_bytes: int) -> int:
+        size = sum(reader.n_bytes for reader in readers)
+        return max(1, chunk_bytes * readers[0].n_frames // max(size, 1))
+
+    def _tracks(
+        self,
+        parts: list[Frames],
+        dictionary: TopologyDictionary,
+        detector: Detector,
+        selection: Selection,
+        tally: Tally,
+    ) -> Tracks:
+        frames, clusters = parts[:2]
+        states, readout = states_of(frames, str(self.tracks)), readout_of(frames, str(self.tracks))
+        rows = np.flatnonzero(selection.tracks(states))
+        tally.read, tally.selected = tally.read + len(states.chi2), tally.selected + len(rows)
+        vertices, nearest = None, np.zeros(0, dtype=np.int64)
+        if self.vertices != ABSENT:
+            vertices = self._vertices(parts, readout)
+            found, nearest = _associated(
+                states.select(rows), readout.of_track[rows], vertices, detector, selection
+            )
+            rows = rows[found]
+        event = _events(rows, nearest, readout, vertices, frames)
+        order = np.argsort(event, kind="stable")
+        rows = rows[order]
+        tally.kept += len(rows)
+        count, hits = clusters_of(frames, clusters.counts["ITSClusterComp"], rows, str(self.tracks))
+        points = local_points(clusters, dictionary, hits, str(self.clusters))
+        return Tracks(
+            event=event[order],
+            offset=np.concatenate([[0], np.cumsum(count)]).astype(np.int64),
+            sensor=self._sensors(clusters["ITSClusterComp.mChipID"][hits], detector),
+            uv=points.uv,
+            sigma=points.sigma,
+            vertex=None if vertices is None else vertices.position[nearest[order]],
+            vertex_cov=None if vertices is None else vertices.covariance[nearest[order]],
+            p=states.p[rows],
+        )
+
+    def _vertices(self, parts: list[Frames], readout: Readout) -> Vertices:
+        if self.vertices == SEEDING:
+            return seeding_vertices(parts[0], readout, str(self.tracks))
+        return primary_vertices(parts[2], readout, self.timing)
+
+    def _sensors(self, chip: Array, detector: Detector) -> Array:
+        rows = detector.rows(np.arange(N_CHIPS))[chip]
+        if (rows < 0).any():
+            raise SchemaError(
+                f"{self.clusters}: chip {chip[rows < 0][0]} is no sensor_id of detector {detector.name}; use "
+                "detector=its2"
+            )
+        return rows.astype(np.int64)
+
+    def _report(self, tally: Tally) -> None:
+        told = f"{tally.read:,} tracks, {tally.selected:,} within the selection"
+        if self.vertices != ABSENT:
+            told += f", {tally.kept:,} of these near a vertex"
+        if tally.kept == 0:
+            raise ConfigError(
+                f"{self.tracks}: no track is left ({told}); loosen selection, or o2.vertices=absent"
+            )
+        log.info("%s: %s", self.tracks, told)
+
+
+def _associated(
+    states: States, readout_frame: Array, vertices: Vertices, detector: Detector, selection: Selection
+) -> tuple[Array, Array]:
+    """Which tracks have a vertex, booleans (tracks,), and the vertices of those that have."""
+    vertex, distance = nearest_vertex(states, readout_frame, vertices, detector.b_z)
+    usable = positive_definite(vertices.covariance) & np.isfinite(vertices.position).all(-1)
+    usable &= vertices.n_contributors >= selection.min_contributors
+    found = (vertex >= 0) & (distance <= selection.reach(states))
+    found[found] = usable[vertex[found]]
+    return found, vertex[found]
+
+
+def _events(
+    rows: Array, nearest: Array, readout: Readout, vertices: Vertices | None, frames: Frames
+) -> Array:
+    """Event numbers: of a track's vertex, or of its readout frame; both are in order of time frames."""
+    owner, frame = (readout.of_track[rows], readout.frame) if vertices is None else (nearest, vertices.frame)
+    before = np.searchsorted(frame, np.arange(len(frames)), side="left")
+    of_owner = frame[owner]
+    return (frames.first + of_owner) * FRAME_STRIDE + owner - before[of_owner]

@@ -109,13 +109,19 @@ def _write_tracks(path: Path, trained: DictConfig, table: AlignmentTable) -> Non
     from alignnet.cli.setup import load_problem  # with Lightning, which takes seconds and only this needs
 
     problem = load_problem(trained)
-    tracks = problem.data.part("train")
+    n_tracks = problem.data.part_size("train")
     labels, fixed = sensor_labels(problem.detector), _fixed(table)
     steering = _steering_of(path)
     count = 0
     with MilleWriter(path) as writer:
-        parts = iterate_records(tracks, problem.detector, torch.from_numpy(table.local), problem.loss)
-        for records in tracked(parts, "tracks", len(tracks), BATCH, log):
+        parts = (
+            records
+            for tracks in problem.data.chunks("train")
+            for records in iterate_records(
+                tracks, problem.detector, torch.from_numpy(table.local), problem.loss
+            )
+        )
+        for records in tracked(parts, "tracks", n_tracks, BATCH, log):
             writer.append(records)
             count += len(records)
     method = "method inversion 3 0.01" if np.count_nonzero(~fixed) <= DENSE else "method sparseMINRES 3 0.01"
@@ -123,7 +129,7 @@ def _write_tracks(path: Path, trained: DictConfig, table: AlignmentTable) -> Non
         steering, [path.name], labels, fixed, start=np.where(fixed, table.local, 0.0),
         options=(method, "countrecords", "entries 10 5", "hugecut 1e7"),
     )  # fmt: skip
-    log.info("written: %s (%d of %d tracks), %s", path, count, len(tracks), steering)
+    log.info("written: %s (%d of %d tracks), %s", path, count, n_tracks, steering)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def train(config: DictConfig) -> None:
     )
     evaluation, uncertainty = evaluation_of(problem, config.evaluation), uncertainty_of(config, log)
     log.info("%s: %d sensors, %d tracks from %s", problem.detector.name, len(problem.detector),
-             len(problem.data.tracks), ", ".join(problem.data.files))  # fmt: skip
+             problem.data.n_tracks, ", ".join(problem.data.files))  # fmt: skip
     fit(trainer, module, problem.data, None if config.resume is None else Path(config.resume))
     draw = config.evaluation.limit and problem.truth is not None
     answer = answer_of(module, problem.data, draw, uncertainty)  # ranks share the work

@@ -14,85 +14,26 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
-from alignnet.data.batch import Batch, collate, cylinders_of
+from alignnet.data.batch import Batch
+from alignnet.data.cache import cached
+from alignnet.data.event_batches import EventBatches
+from alignnet.data.event_table import CachedEvents, Events, EventTable
+from alignnet.data.memory import physical_memory
 from alignnet.data.root_tracks import read_tracks
+from alignnet.data.track_source import TrackSource, root_source
 from alignnet.data.tracks import Array, Tracks
 from alignnet.errors import CheckpointError, ConfigError
 from alignnet.geometry.detector import Detector
 
 PARTS = ("train", "validation", "test")
 
+CACHED_FROM = 1_000_000
+"""Tracks from which on `cache="auto"` uses a cache: 1.6 GB a process in memory, and 10 s to read them."""
 
-class Events(Dataset[Batch]):
-    """Events of a table of tracks; `events[[3, 8]]` is the batch of two of them."""
-
-    def __init__(self, tracks: Tracks, detector: Detector) -> None:
-        self.tracks, self.detector = tracks, detector
-        self.cylinders = cylinders_of(detector)
-        self.numbers, self.first = np.unique(tracks.event, return_index=True)
-        order = np.argsort(self.first)
-        self.numbers, self.first = self.numbers[order], self.first[order]
-        self.count = np.diff(np.append(self.first, len(tracks)))
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitems__(self, rows: Sequence[int]) -> Batch:
-        """The batch of some events; an empty selection is an empty batch."""
-        tracks = self.tracks.select(self.tracks_of(np.asarray(rows, dtype=np.int64)))
-        return collate(tracks, self.detector, self.cylinders)
-
-    def tracks_of(self, rows: Array) -> Array:
-        """Rows of the tracks of some events."""
-        count = self.count[rows]
-        start = np.repeat(self.first[rows] - np.concatenate([[0], np.cumsum(count)[:-1]]), count)
-        return start + np.arange(count.sum())
-
-
-class EventBatches(Sampler[list[int]]):
-    """Lists of events of one rank, batch by batch.
-
-    Args:
-        rows: the events to draw from.
-        batch_size: events of a batch over all ranks.
-        shuffle: a new order each epoch (`set_epoch`).
-        seed: of the order.
-        rank, world: this rank and how many there are.
-        partitioned: every rank keeps its own events in all epochs (local training with averaging), instead of
-            its share of each common batch.
-    """
-
-    def __init__(
-        self,
-        rows: Array,
-        batch_size: int,
-        shuffle: bool,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
-        partitioned: bool = False,
-    ) -> None:
-        self.rows = rows[rank::world] if partitioned else rows
-        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
-        self.share = slice(0, None, 1) if partitioned else slice(rank, None, world)
-        self.batches = max(1, -(-(len(rows) // world if partitioned else len(rows)) // batch_size))
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of this epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = self.rows
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
-        for k in range(self.batches):
-            yield order[k * self.batch_size : (k + 1) * self.batch_size][self.share].tolist()
+BYTES_A_TRACK = 1000
+"""What a track takes in memory at most, with its truth; one that is read from a cache takes less."""
 
 
 class AlignmentData(L.LightningDataModule):
@@ -109,6 +50,8 @@ class AlignmentData(L.LightningDataModule):
         max_tracks: read only so many.
         shuffle: a new order of the training events each epoch.
         partitioned: each rank keeps its own events in all epochs.
+        cache: folder in which the tracks are cached, to be read from there block by block; None reads them
+            into memory, and "auto" caches beside each file what has more than `CACHED_FROM` tracks.
 
     Raises:
         ConfigError: a value cannot be used, or no events are left to train on.
@@ -126,6 +69,7 @@ class AlignmentData(L.LightningDataModule):
         max_tracks: int | None = None,
         shuffle: bool = True,
         partitioned: bool = False,
+        cache: str | None = "auto",
     ) -> None:
         super().__init__()
         if not files:
@@ -142,11 +86,13 @@ class AlignmentData(L.LightningDataModule):
             )
         if max_tracks is not None and max_tracks < 1:
             raise ConfigError(f"data.max_tracks is {max_tracks}; expected at least 1, or null for all")
+        if cache == "":
+            raise ConfigError("data.cache is ''; expected auto, a folder, or null for no cache")
         self.files = [str(Path(file).expanduser()) for file in files]
         self.detector, self.batch_size, self.split, self.seed = detector, batch_size, tuple(split), seed
         self.min_hits, self.short_tracks, self.max_tracks = min_hits, short_tracks, max_tracks
-        self.shuffle, self.partitioned = shuffle, partitioned
-        self.events: Events | None = None
+        self.shuffle, self.partitioned, self.cache = shuffle, partitioned, cache
+        self.events: EventTable | None = None
         self.rows: dict[str, Array] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -171,60 +117,116 @@ class AlignmentData(L.LightningDataModule):
         """Read and split the events, once."""
         if self.events is not None:
             return
-        tracks = read_tracks(
-            self.files,
-            self.detector,
-            entry_stop=self.max_tracks,
-            min_hits=self.min_hits,
-            short_tracks=self.short_tracks,
-        )
-        self.events = Events(tracks, self.detector)
+        sources = self._sources()
+        n_tracks = sum(source.n_tracks for source in sources)
+        if self.cache is None or (self.cache == "auto" and n_tracks < CACHED_FROM):
+            self.events = Events(self._read(), self.detector)
+        else:
+            folder = None if self.cache == "auto" else self.cache
+            parts = [cached(source, self.detector, folder) for source in sources]
+            self.events = CachedEvents(parts, self.detector)
         self.rows = split_rows(len(self.events), self.split, self.seed)
         if len(self.rows["train"]) == 0:
             raise ConfigError(
                 f"{self.files}: no events to train on; {len(self.events)} events, split {self.split}"
             )
 
+    def _read(self) -> Tracks:
+        return read_tracks(
+            self.files,
+            self.detector,
+            entry_stop=self.max_tracks,
+            min_hits=self.min_hits,
+            short_tracks=self.short_tracks,
+        )
+
+    def _sources(self) -> list[TrackSource]:
+        """The files, each as far as `max_tracks` goes."""
+        sources: list[TrackSource] = []
+        left = self.max_tracks
+        for file in self.files:
+            if left is None or left > 0:
+                source = root_source(file, self.detector, left, self.min_hits, self.short_tracks)
+                sources.append(source)
+                left = None if left is None else left - source.n_tracks
+        return sources
+
+    @property
+    def table(self) -> EventTable:
+        """All events."""
+        self.setup()
+        assert self.events is not None
+        return self.events
+
+    @property
+    def n_tracks(self) -> int:
+        """Number of tracks of all events."""
+        return self.table.n_tracks
+
     @property
     def tracks(self) -> Tracks:
-        """All tracks."""
-        self.setup()
-        assert self.events is not None
-        return self.events.tracks
+        """All tracks, as `part("all")`."""
+        return self.part("all")
 
     def part(self, name: str) -> Tracks:
-        """The tracks of "train", "validation" or "test"."""
-        self.setup()
-        assert self.events is not None
-        return self.events.tracks.select(self.events.tracks_of(self.rows[name]))
+        """The tracks of "train", "validation", "test" or "all" events, in memory.
+
+        Raises:
+            ConfigError: these are of a cache, and more than a quarter of the memory holds.
+        """
+        return self._of(self._rows(name))
+
+    def part_size(self, name: str) -> int:
+        """Number of tracks of `part`."""
+        return int(self.table.counts(self._rows(name)).sum())
+
+    def chunks(self, name: str, n_events: int = 10_000) -> Iterator[Tracks]:
+        """The tracks of `part`, so many events at a time."""
+        table, rows = self.table, self._rows(name)
+        for k in range(0, len(rows), n_events):
+            yield table.of(rows[k : k + n_events])
 
     def selected(self, part: str, max_tracks: int | None = None) -> Tracks:
         """The tracks of "train", "validation", "test" or "all" events, the first up to `max_tracks`.
 
         Raises:
-            ConfigError: there is no such part, it is empty, or `max_tracks` is below 1.
+            ConfigError: there is no such part, it is empty, `max_tracks` is below 1, or as of `part`.
         """
         if part not in (*PARTS, "all"):
             raise ConfigError(f"evaluation.part is {part!r}; choose from {['all', *PARTS]}")
         if max_tracks is not None and max_tracks < 1:
             raise ConfigError(f"evaluation.max_tracks is {max_tracks}; expected at least 1, or null for all")
-        tracks = self.tracks if part == "all" else self.part(part)
-        if len(tracks) == 0:
+        rows = self._rows(part)
+        if len(rows) == 0:
             raise ConfigError(
                 f"evaluation.part is {part!r}, which has no events; data.split is {list(self.split)}"
             )
-        if max_tracks is None or len(tracks) <= max_tracks:
-            return tracks
-        return tracks.select(np.isin(tracks.event, np.unique(tracks.event[:max_tracks])))
+        return self._of(rows if max_tracks is None else self.table.first(rows, max_tracks))
+
+    def _rows(self, name: str) -> Array:
+        table = self.table
+        return np.arange(len(table)) if name == "all" else self.rows[name]
+
+    def _of(self, rows: Array) -> Tracks:
+        table = self.table
+        if isinstance(table, Events):
+            return table.tracks if len(rows) == len(table) else table.of(rows)
+        n_tracks = int(table.counts(rows).sum())
+        if 4 * BYTES_A_TRACK * n_tracks > physical_memory():
+            raise ConfigError(
+                f"{n_tracks:,} tracks would take {BYTES_A_TRACK * n_tracks / 1e9:.0f} GB, more than "
+                "a quarter of the memory; set evaluation.max_tracks, or take them in chunks()"
+            )
+        return table.of(rows)
 
     def loader(self, name: str, shuffle: bool = False) -> DataLoader[Batch]:
         """Batches of one part for this rank."""
-        self.setup()
-        assert self.events is not None
+        table = self.table
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         partitioned = self.partitioned and name == "train"
-        batches = EventBatches(self.rows[name], self.batch_size, shuffle, self.seed, rank, world, partitioned)
-        return DataLoader(self.events, batch_sampler=batches, collate_fn=_as_is)
+        rows, blocks = self.rows[name], table.blocks
+        batches = EventBatches(rows, self.batch_size, shuffle, self.seed, rank, world, partitioned, blocks)
+        return DataLoader(table, batch_sampler=batches, collate_fn=_as_is)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Training events, in a new order each epoch."""

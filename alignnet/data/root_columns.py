@@ -79,7 +79,8 @@ def open_root(path: str | Path) -> Iterator[Any]:
         raise SchemaError(f"{path}: found {found}, expected a ROOT file; check the name")
     _check_begin(Path(path))
     with damage_named(path):
-        file = uproot.open({str(path): None})  # a bare string would be cut at its first ':'
+        # A bare string would be cut at its first ':'; every array is read once, and a cache would keep it.
+        file = uproot.open({str(path): None}, array_cache=None)
     with file:
         yield file
 

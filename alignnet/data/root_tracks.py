@@ -97,12 +97,13 @@ def iterate_tracks(
     step: int = 100_000,
     min_hits: int = MIN_HITS,
     short_tracks: str = "error",
+    entry_stop: int | None = None,
 ) -> Iterator[Tracks]:
     """The tracks of a file in chunks of about `step` entries, for files larger than memory.
 
     A chunk ends where an event ends: the last event of every read is carried over to the next chunk, which so
-    holds a few tracks more. That tracks of an event are adjacent is checked within each chunk. `min_hits` and
-    `short_tracks` are those of `read_tracks`.
+    holds a few tracks more. That tracks of an event are adjacent is checked within each chunk. `min_hits`,
+    `short_tracks` and `entry_stop` are those of `read_tracks`.
 
     Raises:
         SchemaError: as `read_tracks`, when the chunk is reached.
@@ -110,7 +111,7 @@ def iterate_tracks(
     """
     check_short_tracks(short_tracks)
     least, left_out = max(MIN_HITS, min_hits), 0
-    total = count_entries(path, "tracks")
+    total = min(entry_stop or EVENT_STRIDE, count_entries(path, "tracks"))
     carried: Tracks | None = None
     for start in range(0, total, step):
         chunk = _read_one(path, detector, start, min(start + step, total), short_tracks)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from alignnet.data.batch import Batch
-from alignnet.data.datamodule import Events
+from alignnet.data.event_table import Events
 from alignnet.data.tracks import Array, Tracks
 from alignnet.errors import ConfigError
 from alignnet.evaluation.dca import PER_TRACK, DcaSample

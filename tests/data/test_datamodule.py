@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_detectors import GUN, barrel, batch_of, simulated
 
+from alignnet.data import cache_write
 from alignnet.data.batch import Batch
+from alignnet.data.cache import SUFFIX
 from alignnet.data.datamodule import PARTS, AlignmentData, EventBatches, Events, split_rows
+from alignnet.data.event_batches import POOL
 from alignnet.data.root_write import write_simulation
-from alignnet.data.tracks import Tracks
+from alignnet.data.tracks import Tracks, concatenate
 from alignnet.errors import ConfigError
 
 BARREL = barrel()
@@ -182,6 +186,7 @@ def test_a_part_without_events_is_one_batch_without_tracks(file):
         ({"split": (0.5, 0.4, 0.2)}, r"data\.split is .* add up to 1"),
         ({"split": (1.5, -0.5, 0.0)}, r"data\.split is"),
         ({"split": (0.0, 0.5, 0.5)}, r"the first > 0"),
+        ({"cache": ""}, r"data\.cache is ''; expected auto, a folder, or null"),
         ({"batch_size": 0}, r"data\.batch_size is 0; expected .*at least 1"),
     ],
 )
@@ -193,3 +198,126 @@ def test_a_value_that_cannot_be_used_is_named(option, message):
 def test_no_event_to_train_on_is_an_error(file):
     with pytest.raises(ConfigError, match="no events to train on; 1 events"):
         module(file, max_tracks=1, split=(0.1, 0.9, 0.0)).setup()
+
+
+def blockwise(world: int, epoch: int, sizes: list[int], size: int) -> list[list[list[int]]]:
+    """Lists of every third event left out, of blocks of these sizes, for each rank."""
+    edges = np.cumsum([0, *sizes])
+    rows = np.setdiff1d(np.arange(edges[-1]), np.arange(0, edges[-1], 3))
+    samplers = [EventBatches(rows, size, True, 3, rank, world, blocks=edges) for rank in range(world)]
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+    return [list(sampler) for sampler in samplers]
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=40),
+    st.integers(1, 20),
+    st.integers(1, 4),
+    st.integers(0, 3),
+)
+def test_shuffled_by_blocks_joint_batches_are_the_same_for_any_number_of_ranks(sizes, size, world, epoch):
+    (one,), many = blockwise(1, epoch, sizes, size), blockwise(world, epoch, sizes, size)
+    for k, batch in enumerate(one):
+        assert sorted(joined(part[k] for part in many)) == sorted(batch)
+    n = sum(sizes)
+    assert sorted(joined(one)) == sorted(set(range(n)) - set(range(0, n, 3)))
+
+
+def test_a_batch_draws_from_few_blocks_at_a_time_and_from_all_of_them_in_an_epoch():
+    sizes = [30] * 5 * POOL
+    (one,), (other,) = (blockwise(1, epoch, sizes, 20) for epoch in (0, 1))
+    order, blocks = joined(one), np.array(joined(one)) // 30
+    pools = blocks.reshape(5, -1)
+    assert all(len(np.unique(pool)) == POOL for pool in pools)
+    assert len(np.unique(blocks)) == len(sizes)
+    assert min(len(np.unique(np.array(batch) // 30)) for batch in one) > POOL // 2  # within, they are mixed
+    assert {frozenset(pool) for pool in pools.tolist()} != {
+        frozenset(pool) for pool in (np.array(joined(other)) // 30).reshape(5, -1).tolist()
+    }
+    assert order != sorted(order)
+    assert one == blockwise(1, 0, sizes, 20)[0]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch) -> None:
+    """Blocks of some nine tracks."""
+    monkeypatch.setattr(cache_write, "BLOCK", 9)
+
+
+def assert_alike(one: list[Batch], other: list[Batch], within: float = 0.51e-7) -> None:
+    """Batches of the same tracks in the same order, positions rounded to 1 nm."""
+    for a, b in zip(one, other, strict=True):
+        for name in Batch._fields:
+            x, y = getattr(a, name), getattr(b, name)
+            close = torch.allclose(x, y, 6e-8, within if name == "uv" else 0.0, equal_nan=True)
+            assert close if x.is_floating_point() else torch.equal(x, y), name
+
+
+def test_batches_from_a_cache_of_few_blocks_are_those_from_memory(file, tmp_path):
+    memory, from_cache = module(file), module(file, cache=str(tmp_path))
+    for name, shuffle in (("train", True), ("validation", False), ("test", False)):
+        assert_alike(list(from_cache.loader(name, shuffle)), list(memory.loader(name, shuffle)))
+
+
+def test_events_are_split_alike_with_a_cache_of_many_blocks(file, tmp_path, small_blocks):
+    memory, from_cache = module(file, batch_size=1), module(file, batch_size=1, cache=str(tmp_path))
+    for name in PARTS:
+        assert_alike(list(from_cache.loader(name)), list(memory.loader(name)))
+    shuffled = [batch.event_number.item() for batch in from_cache.loader("train", shuffle=True)]
+    numbers = [batch.event_number.item() for batch in memory.loader("train")]
+    assert sorted(shuffled) == numbers != shuffled
+
+
+@pytest.mark.parametrize("limit", [None, 1, 3, 4, 17, 10**6])
+@pytest.mark.parametrize("part", ["all", "train", "test"])
+def test_selected_tracks_are_the_same_with_a_cache(part, limit, file, tmp_path, small_blocks):
+    memory, from_cache = module(file), module(file, cache=str(tmp_path))
+    one, other = memory.selected(part, limit), from_cache.selected(part, limit)
+    assert np.array_equal(one.event, other.event)
+    assert np.abs(one.uv - other.uv).max() < 0.51e-7
+    if limit is not None and limit < 20:
+        assert len(np.unique(one.event[:limit])) == len(np.unique(one.event))
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_chunks_are_the_part_in_pieces(cache, file, tmp_path, small_blocks):
+    data = module(file, cache=str(tmp_path) if cache else None)
+    pieces, whole = list(data.chunks("train", n_events=7)), data.part("train")
+    assert all(len(np.unique(piece.event)) <= 7 for piece in pieces)
+    assert np.array_equal(concatenate(pieces).uv, whole.uv)
+    assert data.part_size("train") == len(whole)
+
+
+def test_limits_and_several_files_are_the_same_with_a_cache(file, tracks, tmp_path, small_blocks):
+    other = tmp_path / "other.root"
+    write_simulation(other, BARREL, tracks, None, {"generator": "gun", "seed": 0})
+    for options in ({"max_tracks": 30}, {"max_tracks": len(tracks) + 7}, {"min_hits": 4}):
+        one, two = (
+            AlignmentData([file, str(other)], BARREL, cache=cache, **options)
+            for cache in (None, str(tmp_path / "c"))
+        )
+        assert np.array_equal(one.tracks.event, two.tracks.event)
+        assert np.array_equal(one.tracks.sensor, two.tracks.sensor)
+        assert one.n_tracks == two.n_tracks
+        assert all(np.array_equal(one.rows[name], two.rows[name]) for name in PARTS)
+
+
+def test_a_cache_is_beside_the_file_where_there_are_many_tracks(file, monkeypatch):
+    folder = Path(file + SUFFIX)
+    module(file).setup()
+    assert not folder.exists()
+    monkeypatch.setattr("alignnet.data.datamodule.CACHED_FROM", 50)
+    module(file, max_tracks=49).setup()
+    assert not folder.exists()
+    module(file).setup()
+    assert folder.is_dir()
+
+
+def test_more_than_memory_holds_is_refused_and_comes_in_chunks(file, tmp_path, monkeypatch):
+    data = module(file, cache=str(tmp_path))
+    monkeypatch.setattr("alignnet.data.datamodule.physical_memory", lambda: 200_000)
+    with pytest.raises(ConfigError, match=r"tracks would take .*set evaluation\.max_tracks, or .*chunks"):
+        data.selected("all")
+    assert 40 <= len(data.selected("all", 40)) < 43
+    assert sum(map(len, data.chunks("all"))) == data.n_tracks

@@ -10,6 +10,7 @@ import torch
 from training_runs import OPTIMIZERS, PRIOR, fitted, problem_of, theta_of
 
 from alignnet.errors import CheckpointError, ConfigError, ConvergenceError
+from alignnet.training.answer import answer_of
 from alignnet.training.optim import GaussNewton
 from alignnet.training.run import make_trainer
 
@@ -198,3 +199,17 @@ def test_another_optimizer_goes_on_from_where_the_first_one_came(barrel_file, tm
     history = fitted(tmp_path, module, data, epochs=2, resume=tmp_path).history
     assert history[0] == first[0]
     assert history[1]["val/chi2_per_ndf"] < 0.3 * history[0]["val/chi2_per_ndf"]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_training_from_a_cache_ends_where_one_from_memory_does(barrel_file, tmp_path, name):
+    ends = []
+    for cache in (None, str(tmp_path / "cache")):
+        module, data = problem_of(barrel_file, OPTIMIZERS[name], cache=cache)
+        fitted(tmp_path / name / str(cache is None), module, data, epochs=2)
+        answer = answer_of(module, data)
+        ends.append((answer.local, answer.error))
+    (memory, sigma), (cached, sigma_cached) = ends
+    assert memory.abs().max() > 1e-5  # they have moved, and by the same within 0.01 µm
+    assert (memory - cached)[:, :3].abs().max() < 1e-6
+    assert torch.allclose(sigma, sigma_cached, rtol=1e-4, equal_nan=True)

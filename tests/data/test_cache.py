@@ -1,0 +1,402 @@
+"""A cache gives back what was read, is written once, and is not believed when anything is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import resource
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from small_detectors import GUN, barrel, planes, simulated
+
+from alignnet.data import cache_write
+from alignnet.data.cache import SUFFIX, cache_folder, cached
+from alignnet.data.cache_layout import stamp
+from alignnet.data.cache_read import CachedTracks
+from alignnet.data.event_table import CachedEvents, Events
+from alignnet.data.root_tracks import read_tracks
+from alignnet.data.root_write import write_simulation
+from alignnet.data.track_source import TrackSource, root_source
+from alignnet.data.tracks import Tracks
+from alignnet.errors import ConfigError, SchemaError
+
+BARREL = barrel()
+NM = 1e-7
+
+
+@pytest.fixture(scope="module")
+def tracks() -> Tracks:
+    return simulated(BARREL, replace(GUN, n_tracks_per_event=3), 40, hit_efficiency=1.0)
+
+
+@pytest.fixture
+def file(tracks, tmp_path) -> Path:
+    write_simulation(tmp_path / "tracks.root", BARREL, tracks, None, {"generator": "gun", "seed": 0})
+    return tmp_path / "tracks.root"
+
+
+@pytest.fixture
+def small_blocks(monkeypatch) -> None:
+    """Blocks of some ten tracks."""
+    monkeypatch.setattr(cache_write, "BLOCK", 10)
+
+
+def source_of(file: Path, *chunks: Tracks) -> TrackSource:
+    """Tracks that some other reader has found in a file."""
+    return TrackSource((file,), {"reader": "test"}, sum(map(len, chunks)), lambda: iter(chunks))
+
+
+def assert_same(one: Tracks, other: Tracks, exact: bool = False) -> None:
+    """All columns that training and evaluation read, within the rounding of a cache."""
+    for name in (field.name for field in fields(Tracks) if field.name != "truth"):
+        a, b = getattr(one, name), getattr(other, name)
+        assert (a is None) == (b is None), name
+        if a is not None:
+            rounding = {"uv": 0.5001 * NM}.get(name, 0.0)
+            relative = {"sigma": 6e-8, "p": 6e-8, "mass": 6e-8}.get(name, 0.0)
+            limits = (0.0, 0.0) if exact else (relative, rounding)
+            np.testing.assert_allclose(a, b, *limits, err_msg=name)
+    for name in ("position", "vertex"):
+        assert np.array_equal(one.truth.get(name, 0), other.truth.get(name, 0))
+
+
+def everything(found: CachedTracks) -> Tracks:
+    return found.tracks(np.arange(len(found)))
+
+
+numbers = st.floats(1e-6, 1e6)
+places = st.floats(-200.0, 200.0)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> Tracks:
+    """Tracks with hits anywhere and any of the optional columns."""
+    tracks_per_event = draw(st.lists(st.integers(1, 4), min_size=1, max_size=8))
+    event_numbers = draw(
+        st.lists(st.integers(-(2**62), 2**62), min_size=8, max_size=8, unique=True)
+    )  # in any order
+    n = sum(tracks_per_event)
+    count = draw(arrays(np.int64, n, elements=st.integers(3, 6)))
+    n_hits = int(count.sum())
+    optional = {
+        "vertex": arrays(np.float64, (n, 3), elements=places),
+        "vertex_cov": arrays(np.float64, (n, 6), elements=numbers),
+        "p": arrays(np.float64, n, elements=numbers),
+        "mass": arrays(np.float64, n, elements=numbers),
+        "kind": arrays(np.int8, n, elements=st.integers(0, 2)),
+    }
+    known = [name for name in ("position", "vertex", "momentum") if draw(st.booleans())]
+    return Tracks(
+        event=np.repeat(event_numbers[: len(tracks_per_event)], tracks_per_event),
+        offset=np.concatenate([[0], np.cumsum(count)]),
+        sensor=draw(arrays(np.int64, n_hits, elements=st.integers(0, len(BARREL) - 1))),
+        uv=draw(arrays(np.float64, (n_hits, 2), elements=places)),
+        sigma=draw(arrays(np.float64, (n_hits, 2), elements=numbers)),
+        truth={name: draw(arrays(np.float64, (n, 3), elements=places)) for name in known},
+        **{name: draw(column) for name, column in optional.items() if draw(st.booleans())},
+    )
+
+
+@settings(max_examples=30)
+@given(tables(), st.integers(1, 12), st.integers(1, 3), st.data())
+def test_events_come_back_in_any_order_as_they_are_in_memory(table, block, window, data):
+    before, cache_write.BLOCK = cache_write.BLOCK, block
+    with TemporaryDirectory() as folder:
+        try:
+            Path(folder, "a").write_text("tracks")
+            found = cached(source_of(Path(folder, "a"), table), BARREL)
+        finally:
+            cache_write.BLOCK = before
+        found.window = window
+        events = Events(table, BARREL)
+        assert len(found) == len(events)
+        for _ in range(3):
+            rows = np.array(data.draw(st.permutations(range(len(events)))), dtype=np.int64)
+            rows = rows[: data.draw(st.integers(0, len(rows)))]
+            assert_same(found.tracks(rows), events.of(rows))
+            assert np.array_equal(found.counts(rows), events.counts(rows))
+        whole = everything(found)
+        Path(folder, "b").write_text("tracks")
+        again = everything(cached(source_of(Path(folder, "b"), whole), BARREL))
+        assert_same(again, whole, exact=True)  # what is rounded once stays
+
+
+def test_a_hit_takes_18_bytes_and_the_whole_less_than_24(tracks, file):
+    found = cached(root_source(file, BARREL), BARREL)
+    size = {path.stem: path.stat().st_size - 128 for path in found.folder.glob("*.npy")}
+    hits = tracks.n_hits
+    assert sum(size[name] for name in ("sensor", "uv", "sigma")) == 18 * hits
+    events = replace(GUN, n_tracks_per_event=8)
+    many = simulated(barrel((2.3, 3.2, 3.9, 19.6, 24.5, 34.4, 39.3)), events, 50, hit_efficiency=1.0)
+    whole = cached(source_of(file, many), barrel((2.3, 3.2, 3.9, 19.6, 24.5, 34.4, 39.3)))
+    assert sum(p.stat().st_size - 128 for p in whole.folder.glob("*.npy")) < 24 * many.n_hits
+
+
+def test_sensors_of_metres_keep_their_positions_in_full(tracks, file):
+    wide = replace(BARREL, half=torch.full_like(BARREL.half, 150.0))
+    assert np.array_equal(everything(cached(source_of(file, tracks), wide)).uv, tracks.uv)
+    off = replace(tracks, uv=np.full_like(tracks.uv, 300.0))
+    with pytest.raises(SchemaError, match=r"uv is 300, for which a cache has no room.*data\.cache=null"):
+        cached(source_of(file, off), BARREL)
+
+
+def test_several_files_are_joined_as_in_memory(tracks, file, tmp_path, small_blocks):
+    other = tmp_path / "other.root"
+    late = tracks.select(tracks.event % 3 == 1)
+    write_simulation(other, BARREL, replace(late, mass=None), None, {"generator": "gun", "seed": 0})
+    joined = read_tracks([file, other], BARREL)
+    found = CachedEvents([cached(root_source(path, BARREL), BARREL) for path in (file, other)], BARREL)
+    events = Events(joined, BARREL)
+    assert found.n_tracks == len(joined)
+    assert len(found) == len(events)
+    for rows in (
+        np.arange(len(events)),
+        np.random.default_rng(1).permutation(len(events))[:33],
+        np.arange(3),
+    ):
+        assert_same(found.of(rows), events.of(rows))
+        assert np.array_equal(found.counts(rows), events.counts(rows))
+    assert found.of(np.zeros(0, dtype=np.int64)).n_hits == 0
+
+
+def test_an_event_in_two_places_is_an_error(tracks, file):
+    with pytest.raises(SchemaError, match=r"event 0 twice.*sort the tracks by event"):
+        cached(source_of(file, tracks, tracks.select(tracks.event == 0)), BARREL)
+    assert not list(cache_folder(source_of(file)).glob("*.partial"))
+
+
+def folders(file: Path) -> list[Path]:
+    return sorted(p for p in file.with_name(file.name + SUFFIX).iterdir() if p.is_dir())
+
+
+def counted(source: TrackSource) -> tuple[TrackSource, list[int]]:
+    """A source, and a list that has an entry for each time that it was read."""
+    reads: list[int] = []
+
+    def chunks() -> Iterator[Tracks]:
+        reads.append(1)
+        return source.chunks()
+
+    return source._replace(chunks=chunks), reads
+
+
+def test_a_cache_is_written_once_until_anything_that_it_depends_on_changes(file):
+    source, reads = counted(root_source(file, BARREL))
+    first = cached(source, BARREL)
+    cached(source, BARREL)
+    assert len(reads) == 1
+    turned = replace(BARREL, translation=BARREL.translation + 1e-3)
+    cached(source, turned)
+    cached(source._replace(selection={**source.selection, "min_hits": 4}), BARREL)
+    assert len(reads) == 3
+    assert len(folders(file)) == 3
+    os.utime(file, ns=(1, 1))
+    second = cached(source, turned)
+    assert len(reads) == 4
+    assert set(folders(file)) == {first.folder, second.folder}  # the others were of the file as it was
+    assert_same(everything(first), everything(second))
+
+
+def test_a_cache_that_is_being_used_is_left_alone(file):
+    source = root_source(file, BARREL)
+    used = cached(source, BARREL)
+    os.utime(file, ns=(1, 1))
+    cached(source, BARREL)
+    assert used.folder.is_dir()
+    before = everything(used)
+    folder = used.folder
+    del used
+    os.utime(file, ns=(2, 2))
+    now = cached(source, BARREL)
+    assert not folder.exists()
+    assert_same(everything(now), before, exact=True)
+
+
+def test_the_hash_sees_a_change_of_content_that_size_and_time_do_not_show(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(200_000))
+    os.utime(path, ns=(5, 5))
+    before = stamp(path)
+    path.write_bytes(bytes(150_000) + b"x" + bytes(49_999))
+    os.utime(path, ns=(5, 5))
+    after = stamp(path)
+    assert after.pop("sampled_hash") != before.pop("sampled_hash")
+    assert after == before
+
+
+def test_of_two_that_start_together_one_writes_and_the_other_waits(file, caplog):
+    source, reads = counted(root_source(file, BARREL))
+    begun, go = threading.Event(), threading.Event()
+
+    def slow() -> Iterator[Tracks]:
+        begun.set()
+        assert go.wait(20)
+        return source.chunks()
+
+    found: list[CachedTracks] = []
+    one = threading.Thread(target=lambda: found.append(cached(source._replace(chunks=slow), BARREL)))
+    two = threading.Thread(target=lambda: found.append(cached(source, BARREL)))
+    with caplog.at_level(logging.INFO, "alignnet.data"):
+        one.start()
+        assert begun.wait(20)
+        two.start()
+        while "another process is writing the cache" not in caplog.text:
+            assert two.is_alive()
+            time.sleep(0.01)
+        go.set()
+        one.join()
+        two.join()
+    assert len(found) == 2
+    assert len(reads) == 1
+    assert_same(everything(found[0]), everything(found[1]), exact=True)
+
+
+class Killed(BaseException):
+    """As if the process ended here."""
+
+
+def test_what_an_interrupted_process_leaves_is_not_used_and_removed(tracks, file, monkeypatch):
+    def chunks() -> Iterator[Tracks]:
+        yield tracks
+        monkeypatch.setattr("alignnet.data.cache.shutil.rmtree", lambda *_, **__: None)  # nor tidied up
+        raise Killed
+
+    source = source_of(file, tracks)
+    with pytest.raises(Killed):
+        cached(source._replace(chunks=chunks), BARREL)
+    monkeypatch.undo()
+    assert [folder.suffix for folder in folders(file)] == [".partial"]
+    os.utime(file, ns=(1, 1))  # another cache is written, beside what is left of the first one
+    assert_same(everything(cached(source, BARREL)), tracks)
+    assert [folder.suffix for folder in folders(file)] == [""]
+
+
+def rewritten(folder: Path, change: dict[str, object]) -> None:
+    index = json.loads((folder / "index.json").read_text())
+    index["identity"] |= change
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+DAMAGE = {
+    "without its index": (lambda f: (f / "index.json").unlink(), "is not a whole cache"),
+    "index cut": (lambda f: (f / "index.json").write_text('{"rows"'), "is not a whole cache"),
+    "index empty": (lambda f: (f / "index.json").write_text("[]"), "is not a whole cache"),
+    "column cut": (lambda f: os.truncate(f / "uv.npy", 500), r"uv\.npy: holds"),
+    "column missing": (lambda f: (f / "sensor.npy").unlink(), r"sensor\.npy: cannot be read"),
+    "another version": (lambda f: rewritten(f, {"version": 7}), "is of version 7, expected 1"),
+    "other data": (lambda f: rewritten(f, {"files": []}), "is of other data; it differs in files"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_cache_that_is_not_whole_or_of_other_data_is_written_again(kind, tracks, file, caplog):
+    damage, line = DAMAGE[kind]
+    source, reads = counted(root_source(file, BARREL))
+    damage(cached(source, BARREL).folder)
+    with caplog.at_level(logging.INFO, "alignnet.data"):
+        again = cached(source, BARREL)
+    assert len(reads) == 2
+    assert any(re.search(line, message) for message in caplog.messages)
+    assert any("it is written again" in message for message in caplog.messages)
+    assert_same(everything(again), tracks)
+
+
+def test_a_flipped_bit_is_seen_when_its_block_is_read(file, small_blocks):
+    source = root_source(file, BARREL)
+    folder = cached(source, BARREL).folder
+    with (folder / "uv.npy").open("r+b") as column:
+        column.seek(-3, os.SEEK_END)
+        byte = column.read(1)
+        column.seek(-3, os.SEEK_END)
+        column.write(bytes([byte[0] ^ 4]))
+    found = cached(source, BARREL)
+    assert len(found.tracks(np.arange(2))) == 6
+    with pytest.raises(SchemaError, match=r"cache is damaged: block \d+ of uv .*delete this folder"):
+        everything(found)
+
+
+def test_a_source_that_changes_while_it_is_read_is_an_error(tracks, file):
+    def chunks() -> Iterator[Tracks]:
+        yield tracks
+        os.utime(file, ns=(1, 1))
+
+    with pytest.raises(SchemaError, match="was changed while it was read"):
+        cached(source_of(file)._replace(chunks=chunks), BARREL)
+    assert folders(file) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(file):
+    with pytest.raises(
+        ConfigError, match=r"cannot write a cache in .*: Not a directory; set data\.cache=DIR"
+    ):
+        cached(root_source(file, BARREL), BARREL, file)  # root may write anywhere, but not below a file
+
+
+@contextmanager
+def no_more_than(size: int) -> Iterator[None]:
+    """Files cannot grow beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_write_that_fails_leaves_nothing(tracks, file, tmp_path):
+    directory = tmp_path / "elsewhere"
+    with no_more_than(2000), pytest.raises(ConfigError, match=r"cannot write a cache in .*data\.cache=null"):
+        cached(root_source(file, BARREL), BARREL, directory)
+    assert not any(path.is_dir() for path in directory.glob("*/*"))
+    assert_same(everything(cached(root_source(file, BARREL), BARREL, directory)), tracks)
+
+
+def test_caches_of_files_of_one_name_are_apart(tracks, tmp_path):
+    parts = [tracks.select(tracks.event < 10), tracks.select(tracks.event >= 10)]
+    for k, part in enumerate(parts):
+        write_simulation(tmp_path / str(k) / "a.root", BARREL, part, None, {"generator": "gun", "seed": 0})
+    found = [
+        cached(root_source(tmp_path / str(k) / "a.root", BARREL), BARREL, tmp_path / "c") for k in (0, 1)
+    ]
+    for part, cache in zip(parts, found, strict=True):
+        assert_same(everything(cache), part)
+    assert len(list((tmp_path / "c").iterdir())) == 2
+
+
+def test_a_copied_cache_of_another_detector_is_not_taken(file):
+    source, reads = counted(root_source(file, BARREL))
+    one = cached(source, BARREL)
+    turned = replace(BARREL, translation=BARREL.translation + 1e-3)
+    place = cached(source, turned).folder
+    shutil.rmtree(place)
+    shutil.copytree(one.folder, place)
+    cached(source, turned)
+    assert len(reads) == 3
+
+
+def test_a_telescope_without_optional_columns(tmp_path):
+    flat = planes()
+    bare = Tracks(
+        event=np.array([3, 3, 1]),
+        offset=np.array([0, 3, 6, 9]),
+        sensor=np.tile([0, 1, 2], 3),
+        uv=np.linspace(-2, 2, 18).reshape(9, 2),
+        sigma=np.full((9, 2), 5e-4),
+    )
+    (tmp_path / "a").write_text("tracks")
+    assert_same(everything(cached(source_of(tmp_path / "a", bare), flat)), bare)

@@ -36,7 +36,6 @@ _PICTURES = {
     "truth": "recovery of the truth",
 }
 
-
 OF_TRAINING = ("converged", "convergence", "history")
 """What a report of a later evaluation says of the training."""
 
@@ -103,10 +102,8 @@ def _machine(found: Mapping[str, Any]) -> str:
     if not found:
         return ""
     cores = f"{plural(found['cores'], 'core')}, {plural(found['threads'], 'thread')} used"
-    return (
-        ", ".join(str(found[k]) for k in ("name", "processor", "accelerator", "system") if found[k])
-        + f", {cores}"
-    )
+    parts = [found[key] for key in ("name", "processor", "accelerator", "system") if found[key]]
+    return ", ".join([*map(str, parts), cores])
 
 
 def _links(run: Path) -> dict[str, str]:

@@ -71,7 +71,7 @@ def dca_mean_and_width(
         _spread_out(column[0], table, f"mean_{c}_um")
         log_micrometres(column[1])
         _zoom_on_ratio(column[2], table, c)
-        column[2].set_xlabel(_AXIS[by])
+        column[2].set_xlabel(_AXIS.get(by, by))
         if by == "pt":
             log_momentum(column[2], *_ends(table))
     axes[1, 0].legend(loc="best")

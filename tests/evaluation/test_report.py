@@ -136,10 +136,12 @@ def test_tables_of_dca_in_other_bins_get_their_figures(report, monkeypatch):
         for name, columns in report.metrics["dca"].items()
     }
     metrics = {**report.metrics, "dca_phi": table_in_phi, "dca_by": {"eta": table_in_phi}}
+    metrics["dca_p_values"] = {"xy": 0.123, "z": 0.5}
     found = page(replace(report, metrics=metrics))
     for name in ("dca-xy", "dca-z", "dca_phi-xy", "dca_by_eta-z"):
         assert f"[{name}]" in found
     assert "dca_by (" not in found  # nor are they among the further numbers
+    assert "dca_p_values (" in found
 
 
 def test_colours_are_those_of_the_page_and_nothing_is_behind_figures(text):

@@ -231,8 +231,7 @@ def test_the_rules_are_documented_with_their_numbers():
     for words in (
         f"up to {CHI2_NEAR * 100:g} % above | up to {CHI2_FAR * 100:g} % above | more",
         "{:g} to {:g} | | beyond".format(*CHI2_PLAUSIBLE),
-        f"within {MEAN_NEAR * 100:g} % of the ideal width of ideal; "
-        f"truth not known: within {SIGNIFICANT:g} σ of 0",
+        f"within {MEAN_NEAR * 100:g} % of the ideal width of ideal; truth not known: within {SIGNIFICANT:g}",
         f"up to {WIDTH_NEAR:.2f} times, in every bin | up to {WIDTH_FAR:.2f} times",
         f"up to {LIMIT_NEAR:g} times, or {LIMIT_SPREADS[0]:g} standard deviations",
         f"more than {LIMIT_FAR:g} times and {LIMIT_SPREADS[1]:g} standard deviations",

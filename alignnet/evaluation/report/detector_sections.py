@@ -33,11 +33,9 @@ def truth(report: Report) -> Html:
     ]
     caption = (
         f"R.m.s. of what is left of the misalignment of each layer's aligned sensors, {_KINDS['truth']}. The "
-    )
-    caption += (
         "statistical limit is what the same tracks can tell at best; its bar is by how much one answer "
+        "differs from it by chance."
     )
-    caption += "differs from it by chance."
     numbers = [
         _truth_numbers(found, words)
         for kind, words in _KINDS.items()

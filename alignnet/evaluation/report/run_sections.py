@@ -64,11 +64,10 @@ def _data(rows: list[Mapping[str, Any]]) -> Html:
 
 def further(report: Report) -> Html:
     """Every number of the metrics that has no section of its own."""
-    drawn = {key.partition("_")[0] for key, _, _ in dca_tables(report.metrics)}
     left = {
         key: value
         for key, value in report.metrics.items()
-        if key not in _SHOWN and key.partition("_")[0] not in drawn and value not in (None, {}, [])
+        if key not in _SHOWN and value not in (None, {}, []) and not any(dca_tables({key: value}))
     }
     return joined(_numbers(key, value) for key, value in left.items())
 

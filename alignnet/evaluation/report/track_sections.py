@@ -50,23 +50,20 @@ def _dca(key: str, by: str, geometries: Mapping[str, Any], spoken: list[str]) ->
     pictures = [
         Picture(
             f"{key}-{c}", partial(plots.dca_mean_and_width, geometries, [c]),
-            spoken[i] if by == "pt" and i < len(spoken) else _said(geometries, c, variable),
+            spoken[i] if key == "dca" and i < len(spoken) else _said(geometries, c, variable),
         )
         for i, c in enumerate(("xy", "z"))
     ]  # fmt: skip
     names = ", ".join(geometries)
     caption = (
         f"Mean, width and width over that of the reference in bins of {variable}: Gaussian core, {names}. "
+        "Bars are standard errors; tracks of one event count together."
     )
-    caption += "Bars are standard errors; tracks of one event count together."
     numbers = [_dca_numbers(geometries, c, by, variable) for c in ("xy", "z")]
-    heading = element("h3", formula(f"In bins of {variable}"))
+    bins = f"in bins of {variable}"
+    heading = element("h3", formula(f"{'DCA' if key == 'dca' else key} {bins}"))
     return joined(
-        [
-            heading,
-            panels(pictures, caption),
-            folded(formula(f"Numbers of the DCA in bins of {variable}"), *numbers),
-        ]
+        [heading, panels(pictures, caption), folded(formula(f"Numbers of the DCA {bins}"), *numbers)]
     )
 
 
@@ -109,8 +106,6 @@ def residuals(report: Report) -> Html:
     ]
     caption = (
         "Residuals against the track fitted without the hit, along u and v of the sensors, by layer: mean "
-    )
-    caption += (
         "and standard deviation. Marks of the expected width follow from resolution and scattering alone."
     )
     return joined(

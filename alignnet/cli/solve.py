@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
@@ -75,6 +76,10 @@ def run(text: Path, options: Options) -> MilleAnswer:
         log.warning("%s", line)
     with _progress() as told:
         answer = solve_steering(steering, options.tolerance, options.max_iterations, options.errors, told)
+    if options.errors == "auto" and not np.isfinite(answer.error).any():
+        log.warning(
+            "no errors: the matrix' factor, or constraints as dense vectors, would be too large for the memory"
+        )
     _write(answer, options, time.perf_counter() - start)
     _report(answer)
     return answer

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from alignnet.data.memory import physical_memory
 from alignnet.data.tracks import Array
 from alignnet.errors import ConvergenceError
 from alignnet.solvers.block_matrix import BlockMatrix
@@ -23,10 +24,12 @@ from alignnet.solvers.projected import Constraints, SparseRows
 from alignnet.solvers.selected_inverse import inverse_blocks
 from alignnet.solvers.sparse_cholesky import factorise
 
-MOST_ROWS = 256
-"""Constraints, measurements and missing ranks together, for which this is meant: each is a dense vector."""
+MOST_PROPS = 256
+"""Missing ranks for which this is meant: each is a few dense vectors."""
 
-_HELD = 1e-8
+_MEMORY_SHARE = 0.2  # of the machine's memory for dense vectors
+
+_HELD = 1e-11
 """Smallest eigenvalue of 1 − Eᵀ A⁻¹ E along directions that something else than E holds."""
 
 
@@ -57,7 +60,7 @@ class DirectSystem:
         progress: Callable[[float], None] | None = None,
     ) -> None:
         self.factor = factorise(matrix, tree, precision, progress)
-        if len(self.factor.propped) > MOST_ROWS:
+        if len(self.factor.propped) > MOST_PROPS:
             raise ConvergenceError(_singular(len(self.factor.propped)))
         self._rows = constraints.orthonormal()
         self._held = self.factor.solve(self._rows.T)
@@ -101,9 +104,15 @@ class DirectSystem:
             raise ConvergenceError(_singular(free))
 
 
+def rows_fit(rows: int, unknowns: int) -> bool:
+    """Whether so many constraints and measurements, a few dense vectors each, leave enough memory."""
+    return 32 * rows * unknowns < _MEMORY_SHARE * physical_memory()
+
+
 def _inverse(matrix: Array) -> Array:
-    """Of a symmetric matrix whose rows may differ in size by orders of magnitude."""
-    scale = 1 / np.sqrt(np.abs(matrix.diagonal()))
+    """Of a symmetric matrix, indefinite perhaps, whose rows may differ in size by orders of magnitude."""
+    size = np.abs(matrix).max(1, initial=0.0)
+    scale = 1 / np.sqrt(np.where(size > 0, size, 1.0))
     return np.asarray(np.linalg.inv(matrix * np.outer(scale, scale)) * np.outer(scale, scale))
 
 

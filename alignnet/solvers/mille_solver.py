@@ -39,7 +39,7 @@ class MilleAnswer:
         free: whether it was solved for.
         iterations: of conjugate gradients, all together.
         gradient: norm of the gradient at the end, over that at the start, in the scaled unknowns.
-        chi2, ndf: at the answer.
+        chi2, ndf: of the records at the answer, without priors and measurements; ndf counts constraints.
         records, rejected: taken; undetermined, beyond the χ² limit, too much weight lost.
         passes: over the records.
         settled: whether another pass would change nothing that the text's convergence limit asks for.
@@ -103,14 +103,17 @@ def solve_steering(
         _check_rejected(reduced, steering)
         watch.lap("records")
         problem = ScaledProblem(reduced, labels, parameters, unknown, at, exact, survey)
-        double = errors != "none" and iteration == passes - 1
+        if errors == "exact":
+            problem.require_errors()
+        double = errors != "none" and (iteration == passes - 1 or not _goes_on(steering, np.inf, reduced))
         solved = problem.solve(tolerance, max_iterations, double, told("solution", 1.0))
         step = problem.factor_times(solved.x)
+        drop, before = problem.drop(solved.x), _penalty(at, parameters, survey[1])
         at = at + np.where(unknown >= 0, step[unknown], 0.0)
+        chi2 = reduced.chi2 + before - drop - _penalty(at, parameters, survey[1])
         total += solved.iterations
         watch.lap("solution")
-        drop = problem.drop(solved.x)
-        if not _goes_on(steering, drop):
+        if not _goes_on(steering, drop, reduced):
             break
     error = np.full(len(at), np.nan)
     if errors == "exact" or (errors == "auto" and problem.tree is not None):
@@ -118,8 +121,9 @@ def solve_steering(
         watch.lap("errors")
     return MilleAnswer(
         labels.label, at, parameters.presigma, at - parameters.start, error, parameters.entries,
-        parameters.free, total, solved.residual, reduced.chi2 - drop, reduced.ndf - problem.determined,
-        reduced.counts[0], reduced.counts[1:], iteration + 1, not _goes_on(steering, drop), watch.seconds,
+        parameters.free, total, problem.gradient_left(solved.x), chi2,
+        reduced.ndf - problem.determined + len(exact[1]), reduced.counts[0], reduced.counts[1:],
+        iteration + 1, not _goes_on(steering, drop, reduced), watch.seconds,
     )  # fmt: skip
 
 
@@ -146,7 +150,8 @@ def parameters_of(steering: Steering, labels: Labels) -> Parameters:
             f"{steering.path}: no parameter is free: all are fixed or have fewer than "
             f"{commands.entries[0]} entries (command `entries`)"
         )
-    return Parameters(start, presigma, free, entries)
+    strength = commands.regularization[0] if commands.regularization else 1.0
+    return Parameters(start, presigma, free, entries, strength)
 
 
 def combinations(
@@ -200,11 +205,17 @@ def _cuts(steering: Steering, labels: Labels, iteration: int) -> Cuts:
     )
 
 
-def _goes_on(steering: Steering, drop: float) -> bool:
-    """Whether a further iteration could change the answer."""
+def _goes_on(steering: Steering, drop: float, reduced: Reduced) -> bool:
+    """Whether a further iteration could change the answer: by its cuts, or by records that were cut off."""
     c = steering.commands
-    changes = c.chisqcut is not None or c.outlierdownweighting > 0
+    changes = c.chisqcut is not None or c.outlierdownweighting > 0 or reduced.counts[2] > 0
     return changes and drop > (0.01 if c.convergence is None else c.convergence)
+
+
+def _penalty(at: Array, parameters: Parameters, survey: Sequence[tuple[Combination, Array]]) -> float:
+    """What priors and measurements add to χ²."""
+    short = [(one.value - one.factors @ at[rows]) / one.sigma for one, rows in survey]
+    return float((parameters.weight * (at - parameters.start) ** 2).sum() + np.square(short).sum())
 
 
 def _check_rejected(reduced: Reduced, steering: Steering) -> None:

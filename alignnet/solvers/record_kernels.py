@@ -112,7 +112,7 @@ def scan(
 
     Returns:
         The first record that was not scanned, and why: 0 if none is left, NO_ROOM in the table, or UNREADABLE
-        for one with a special block.
+        for one with a special block or a local index beyond the number of its words.
     """
     for r in range(first, len(starts) - 1):
         if largest[3] > len(entries) - 2 * (starts[r + 1] - starts[r]):
@@ -128,6 +128,8 @@ def scan(
             if label == 0:
                 zeros += 1
                 n_globals = 0
+            elif label >= n and zeros % 2 == 1:
+                return r, UNREADABLE
             elif label > 0 and zeros % 2 == 1:
                 largest[1] = max(largest[1], label)
             elif label > 0:

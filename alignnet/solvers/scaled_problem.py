@@ -11,7 +11,7 @@ import numpy as np
 from alignnet.data.steering import Combination
 from alignnet.data.tracks import Array
 from alignnet.errors import ConvergenceError, SchemaError
-from alignnet.solvers.direct import MOST_ROWS, DirectSystem
+from alignnet.solvers.direct import DirectSystem, rows_fit
 from alignnet.solvers.elimination_tree import EliminationTree
 from alignnet.solvers.projected import Constraints, Solved, SparseRows, solve
 from alignnet.solvers.records import Labels, Reduced
@@ -33,6 +33,13 @@ class Parameters:
     presigma: Array
     free: Array
     entries: Array
+    strength: float = 1.0  # what multiplies 1/presigma²
+
+    @property
+    def weight(self) -> Array:
+        """Of the prior about the start, 0 for none (parameters,)."""
+        held = self.free & (self.presigma > 0)
+        return np.where(held, self.strength / np.where(held, self.presigma, 1.0) ** 2, 0.0)
 
 
 class ScaledProblem:
@@ -50,8 +57,7 @@ class ScaledProblem:
     ) -> None:
         matrix, gradient = reduced.matrix, reduced.gradient.copy()
         width, inside = matrix.width, unknown[unknown >= 0]
-        sigma = parameters.presigma[unknown >= 0]
-        weight = np.where(sigma > 0, 1 / np.where(sigma > 0, sigma, 1.0) ** 2, 0.0)
+        weight = parameters.weight[unknown >= 0]
         diagonal = matrix.values[matrix.start[:-1]]
         diagonal[inside // width, inside % width, inside % width] += weight
         matrix.values[matrix.start[:-1]] = diagonal
@@ -75,7 +81,7 @@ class ScaledProblem:
     @cached_property
     def tree(self) -> EliminationTree | None:
         """How to factor the matrix; None where that is not to be done."""
-        if len(self._exact) + len(self._survey) > MOST_ROWS:
+        if not rows_fit(len(self._exact) + len(self._survey), len(self.b)):
             return None
         tree = EliminationTree.of(self.matrix)
         return tree if tree.fits(self.matrix.width, 8) else None
@@ -151,8 +157,16 @@ class ScaledProblem:
         return np.einsum("bij,bj->bi", self.factor, x.reshape(len(self.factor), -1)).ravel()
 
     def drop(self, x: Array) -> float:
-        """By how much χ² falls with the scaled step x."""
+        """By how much the objective (χ², priors and measurements) falls with the scaled step x."""
         return float(2 * self.b @ x - x @ self.multiply(x))
+
+    def require_errors(self) -> None:
+        """Refuse to solve what no errors can be made of; ConvergenceError."""
+        if self.tree is None:
+            raise ConvergenceError(
+                f"no errors: the matrix' factor, or {len(self._exact) + len(self._survey)} constraints and "
+                "measurements as dense vectors, would be too large for this machine's memory; use errors=none"
+            )
 
     def errors(self, progress: Callable[[float], None] | None = None) -> Array:
         """Standard deviation of each unknown, from the exact inverse under the constraints.
@@ -163,16 +177,17 @@ class ScaledProblem:
         Raises:
             ConvergenceError: the matrix is singular, or its factor does not fit in memory.
         """
-        if self.tree is None:
-            raise ConvergenceError(
-                f"no errors: the factor of the matrix would be too large, or there are more than {MOST_ROWS} "
-                "constraints and measurements; use errors=none"
-            )
+        self.require_errors()
         if self.inverse is None:
             self.inverse = self._direct("float64", progress)
         covariance = self.inverse.covariance(progress)
         variance = np.einsum("bij,bjk,bik->bi", self.factor, covariance, self.factor, optimize=True)
         return np.sqrt(np.maximum(variance, 0.0)).ravel()
+
+    def gradient_left(self, x: Array) -> float:
+        """Norm of the gradient at the scaled step x over that at 0, both under the constraints."""
+        left, start = self._exact.project(self.b - self.multiply(x)), self._exact.project(self.b)
+        return float(np.linalg.norm(left) / max(np.linalg.norm(start), 1e-300))
 
     def _transposed(self, gradient: Array) -> Array:
         return np.einsum("bij,bi->bj", self.factor, gradient.reshape(len(self.factor), -1)).ravel()

@@ -65,8 +65,8 @@ def test_other_tracks_give_other_numbers_of_the_same_alignment(run, other_file):
     assert other["chi2_per_ndf"] != trained["chi2_per_ndf"]
     assert other["chi2_per_ndf_ideal"] < other["chi2_per_ndf"] < 0.5 * other["chi2_per_ndf_before"]
     assert flat(other["truth"]) == pytest.approx(
-        flat(trained["truth"]), rel=1e-6
-    )  # of the sensors, not of tracks
+        flat(trained["truth"]), rel=1e-6, nan_ok=True
+    )  # of the sensors, not of tracks; of one draw there is no spread
 
 
 def test_without_the_truth_residuals_remain(run, other_file, barrel_file, tmp_path):

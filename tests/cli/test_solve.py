@@ -204,7 +204,7 @@ def test_a_singular_problem_is_refused_with_its_rank_defect():
     assert not Path("millepede.res").exists()
 
 
-def test_a_rank_defect_of_several_sensors_is_found():
+def blind() -> MilleRecords:
     """A local parameter of the same shape makes a common shift of 11, 21 … 51 invisible."""
     records = TOY.records
     first = records.global_label % 10 == 1
@@ -212,16 +212,83 @@ def test_a_rank_defect_of_several_sensors_is_found():
     has = np.bincount(records.measurement_of_global[first], minlength=len(records.y))
     n_local = np.diff(records.local_offset)
     at = np.cumsum(n_local)  # one local parameter more, after the others of each measurement
-    blind = type(records)(**{
+    return type(records)(**{
         **vars(records),
         "global_value": value,
         "local_offset": np.concatenate([[0], np.cumsum(n_local + 1)]),
         "local_index": np.insert(records.local_index, at, n_local + 1),
         "local_value": np.insert(records.local_value, at, has.astype(float) + 1e-300),
     })  # fmt: skip
+
+
+def test_a_rank_defect_of_several_sensors_is_found():
     with pytest.raises(ConvergenceError, match="the problem is singular: its matrix has a rank defect of 1"):
-        solved(records=blind, options=Options(errors="exact", tolerance=1e-9))
-    solved("Constraint 0\n11 1\n21 1\n31 1\n41 1\n51 1\n", records=blind)
+        solved(records=blind(), options=Options(errors="exact", tolerance=1e-9))
+    solved("Constraint 0\n11 1\n21 1\n31 1\n41 1\n51 1\n", records=blind())
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [{11: 1.0}, {11: 1.0, 21: 1.0, 31: 1.0, 41: 1.0, 51: 1.0}, {21: -3.0, 42: 1.0}, {11: 1e-3}],
+)
+def test_measurements_alone_hold_what_records_do_not(rows):
+    labels, h, g, *_ = normal_equations(blind())
+    text = "Measurement 0.4 0.02\n" + "".join(f"{label} {factor}\n" for label, factor in rows.items())
+    found, _ = solved(text, records=blind(), options=Options(errors="exact", tolerance=1e-9))
+    m = np.array([rows.get(int(label), 0.0) for label in labels]) / 0.02
+    a = h + np.outer(m, m)
+    assert np.allclose(found.value, np.linalg.solve(a, g + m * 0.4 / 0.02), rtol=1e-5, atol=1e-7)
+    assert np.allclose(found.error, np.sqrt(np.linalg.inv(a).diagonal()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 10.0, 1000.0])
+def test_loose_priors_hold_it_too(sigma):
+    labels, h, g, *_ = normal_equations(blind())
+    found, _ = solved(f"presigma {sigma}\n", records=blind(), options=Options(errors="exact"))
+    a = h + np.eye(len(labels)) / sigma**2
+    assert np.allclose(found.value, np.linalg.solve(a, g), rtol=1e-3, atol=1e-5 * sigma)
+    assert np.allclose(found.error, np.sqrt(np.linalg.inv(a).diagonal()), rtol=1e-3)
+
+
+def test_the_factor_of_the_regularization_multiplies_the_priors():
+    labels, h, g, *_ = normal_equations(TOY.records)
+    found, _ = solved("regularization 5 0.2\n")
+    assert np.allclose(found.value, np.linalg.solve(h + 5 * np.eye(len(labels)) / 0.04, g), rtol=1e-8)
+
+
+def test_chi2_is_that_of_the_records_at_the_answer_whatever_else_is_in_the_problem():
+    labels, h, g, chi2, ndf = normal_equations(TOY.records)
+    text = "Parameter\n12 0.5 0.1\nConstraint 0.25\n11 1\n21 1\nMeasurement 1.5 0.1\n41 1\n42 2\n"
+    found, numbers = solved(text + "method inversion 3 0.1\n")
+    assert numbers["chi2"] == pytest.approx(chi2 + found.value @ (h @ found.value - 2 * g), rel=1e-9)
+    assert numbers["ndf"] == ndf - len(labels) + 1
+
+
+def test_records_that_are_cut_off_at_the_start_come_back_when_the_parameters_are_right():
+    """Parameter 11 starts far off, so that the cut of huge χ² takes whole records."""
+    records = shifted(by=4.0)
+    text = "Cfiles\ndata.bin\nentries 1\nhugecut 15\nmethod inversion 8 0.001\nend\n"
+    written(records=records)
+    Path("steer.txt").write_text(text)
+    run(Path("steer.txt"), EXACT)
+    found, numbers = read_result("millepede.res"), json.loads(Path("millepede.json").read_text())
+    _, h, g, *_ = normal_equations(records)
+    assert (numbers["passes"] > 1, numbers["rejected"]["chi2"], numbers["settled"]) == (True, 0, True)
+    assert np.allclose(found.value, np.linalg.solve(h, g), rtol=1e-8)
+
+
+def test_the_gradient_is_what_is_left_of_it_and_not_what_was_asked_for():
+    _, numbers = solved(options=Options(tolerance=1e-30, max_iterations=3, errors="exact"))
+    assert 1e-18 < numbers["gradient"] < 1e-10
+
+
+def test_a_local_index_beyond_the_record_is_damage():
+    records = TOY.records
+    index = records.local_index.copy()
+    index[40] = 1_000_000
+    text = written(records=type(records)(**{**vars(records), "local_index": index}))
+    with pytest.raises(SchemaError, match=r"data.bin: record at byte \d+: found 1000000, expected local ind"):
+        run(text, EXACT)
 
 
 def test_a_damaged_binary_is_named_with_the_place_and_leaves_no_result():

@@ -14,6 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,8 @@ def _remove_outdated(place: Path, what: Mapping[str, Any]) -> None:
         lock = Lock(other.with_suffix(_LOCK))
         if lock.try_own():
             log.info("removing %s: it is of the data as they were, or was interrupted", other)
-            _remove(other)
+            with suppress(OSError):  # somebody else's; it is in nobody's way
+                _remove(other)
         lock.close()
 
 

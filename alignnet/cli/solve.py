@@ -78,7 +78,7 @@ def run(text: Path, options: Options) -> MilleAnswer:
         answer = solve_steering(steering, options.tolerance, options.max_iterations, options.errors, told)
     if options.errors == "auto" and not np.isfinite(answer.error).any():
         log.warning(
-            "no errors: the matrix' factor, or constraints as dense vectors, would be too large for the memory"
+            "no errors: the matrix' factor, or constraints as dense vectors, are too large for the memory"
         )
     _write(answer, options, time.perf_counter() - start)
     _report(answer)

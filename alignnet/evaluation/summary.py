@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from alignnet.data.atomic import replacing
-from alignnet.data.batch import Batch
-from alignnet.data.tracks import Array, Tracks
+from alignnet.data.tracks import Tracks
 from alignnet.errors import ConfigError
 from alignnet.evaluation import plots
-from alignnet.evaluation.dca import dca_table
-from alignnet.evaluation.dca_sample import VERTICES, dca_sample, event_batches
+from alignnet.evaluation.dca import EDGES
+from alignnet.evaluation.dca_sample import VERTICES, Approach, check_vertex, event_batches
+from alignnet.evaluation.numbers import Dca, Residuals
 from alignnet.evaluation.residuals import ResidualSummary, residual_metrics, residual_summary
+from alignnet.evaluation.stream import TrackStream
 from alignnet.evaluation.tables import show
 from alignnet.evaluation.truth import truth_recovery
 from alignnet.evaluation.uncertainty import error_metrics, pull_metrics, spectrum_metrics
@@ -83,49 +84,50 @@ class Evaluation:
 
     def run(self, folder: Path, history: Sequence[Mapping[str, float]] = ()) -> dict[str, Any]:
         """Numbers for metrics.json; pictures go to `folder`."""
-        if self.max_chi2_per_ndf is not None:
-            kept = replace(self, tracks=self.tracks.select(self.accepted()), max_chi2_per_ndf=None)
-            return {**kept.run(folder, history), "n_rejected": len(self.tracks) - len(kept.tracks)}
-        summaries = {name: self.residuals(local) for name, local in self.geometries.items()}
+        check_vertex(self.tracks, self.dca_vertex)
+        stream = self.stream()
+        sums = stream.run(self.sums)
+        summaries = sums["residuals"].summaries
         metrics = residual_metrics(summaries["after"], summaries["before"], summaries.get("ideal"))
+        metrics["dca"] = None
+        for name, found in sums.items():
+            if name != "residuals":
+                metrics |= found.metrics()
+        if self.max_chi2_per_ndf is not None:
+            metrics["n_rejected"] = stream.n_rejected
         if self.truth is not None:
             metrics |= truth_recovery(
                 self.detector, self.before, self.after, self.truth, self.aligned, self.error_draws
             )
         metrics |= self.uncertainty()
-        metrics["dca"] = self.dca()
         metrics["n_aligned"] = int(self.aligned.sum())
         self.draw(folder, metrics, summaries, history)
         return metrics
 
-    def accepted(self) -> Array:
-        """Tracks that fit the aligned detector with χ²/ν up to `max_chi2_per_ndf` (tracks,)."""
-        sensors = SensorLayer.of(self.detector)
-        sensors.set_local(self.after)
-        small = []
-        with torch.no_grad():
-            for batch in event_batches(self.tracks, self.detector):  # in the order of the tracks
-                chi2 = self.loss(sensors, batch)
-                small.append(
-                    (chi2.track + chi2.vertex <= (self.max_chi2_per_ndf or 0.0) * chi2.ndf) & chi2.fit.ok
-                )
-        return torch.cat(small).numpy()
+    def stream(self) -> TrackStream:
+        """The tracks, once, in all geometries."""
+        return TrackStream(
+            self.loss, self.detector, self.tracks, self.geometries, self.has_dca, self.max_chi2_per_ndf
+        )
+
+    @property
+    def has_dca(self) -> bool:
+        """Whether tracks are taken to vertices: where there is a field."""
+        return self.detector.b_z != 0
+
+    def sums(self) -> dict[str, Any]:
+        """What is added up of the tracks, by name."""
+        names = list(self.geometries)
+        sums: dict[str, Any] = {"residuals": Residuals(self.detector, names)}
+        if self.has_dca:
+            sums["dca"] = Dca(Approach(self.detector.b_z, self.dca_vertex), names, EDGES)
+        return sums
 
     def residuals(self, local: Tensor) -> ResidualSummary:
         """One pass over the tracks with the sensors at `local`."""
         sensors = SensorLayer.of(self.detector)
         sensors.set_local(local)
-        return residual_summary(self.loss, sensors, self.detector, self.batches())
-
-    def batches(self, vertex: str = "given") -> Iterator[Batch]:
-        """Batches of whole events; with "truth", the true production vertex in the place of the file's."""
-        for batch in event_batches(self.tracks, self.detector, vertex):
-            yield from self.loss.parts(batch) if self.dca_vertex != "leave_one_out" else [batch]
-
-    def dca(self) -> dict[str, Any] | None:
-        """DCA in bins of p_T; None without a field or without a vertex."""
-        batches = self.batches(self.dca_vertex)
-        return dca_table(dca_sample(self.loss, self.detector, self.geometries, batches, self.dca_vertex))
+        return residual_summary(self.loss, sensors, self.detector, event_batches(self.tracks, self.detector))
 
     def uncertainty(self) -> dict[str, Any]:
         """What is known of the errors."""

@@ -51,50 +51,58 @@ class Bins:
         return self.place(x).astype(np.int64)
 
 
-class Window:
-    """Sums of histograms (rows, bins) between two ends, each row with its own."""
+class Below:
+    """What bins hold (rows, bins), summed up to any point.
 
-    def __init__(self, bins: Bins, low: Array, high: Array) -> None:
-        self.bins, self.low, self.high = bins, low, high
+    Args:
+        bins: the bins.
+        parts: quantities that spread evenly over each bin.
+    """
 
-    @classmethod
-    def about(cls, bins: Bins, mean: Array, width: Array) -> Window:
-        """Windows of cores with these means and widths; empty where there is none."""
-        mean, width = np.nan_to_num(mean), np.nan_to_num(width)
-        return cls(bins, mean - WINDOW * width, mean + WINDOW * width)
+    def __init__(self, bins: Bins, *parts: Array) -> None:
+        self.bins, self.parts = bins, parts
+        self.sums = [np.pad(np.cumsum(part, -1), ((0, 0), (1, 0))) for part in parts]
+        self.rows = np.arange(len(parts[0]))
 
-    def of(self, counts: Array, totals: Array) -> tuple[Array, Array, Array]:
-        """Number, sum and sum of squares of the values inside (rows,), from what the bins hold (rows, bins)."""
-        width = np.diff(self.bins.edges)
-        squares = totals**2 / np.maximum(counts, 1e-300) + counts * width**2 / 12
-        sums = [np.pad(np.cumsum(part, -1), ((0, 0), (1, 0))) for part in (counts, totals, squares)]
-        ends = [self._below(end, counts, sums) for end in (self.low, self.high)]
-        n, first, second = (high - low for low, high in zip(*ends, strict=True))
-        return n, first, second
-
-    def sum(self, values: Array) -> Array:
-        """Of any other quantity that bins hold (rows, bins), the part inside (rows,)."""
-        below = np.pad(np.cumsum(values, -1), ((0, 0), (1, 0)))
-        rows = np.arange(len(values))
-        ends = []
-        for end in (self.low, self.high):
-            bin_, part = self._cut(end)
-            ends.append(below[rows, bin_] + part * values[rows, bin_])
-        return np.asarray(ends[1] - ends[0])
-
-    def _below(self, end: Array, counts: Array, sums: list[Array]) -> list[Array]:
-        rows = np.arange(len(counts))
-        bin_, part = self._cut(end)
-        low, inside = self.bins.edges[bin_], part * np.diff(self.bins.edges)[bin_]
-        n, middle = part * counts[rows, bin_], low + 0.5 * inside
-        parts = (n, n * middle, n * (middle**2 + inside**2 / 12))
-        return [total[rows, bin_] + more for total, more in zip(sums, parts, strict=True)]
-
-    def _cut(self, end: Array) -> tuple[Array, Array]:
-        """The bin that an end cuts, and which part of its width is below."""
+    def cut(self, end: Array) -> tuple[Array, Array]:
+        """The bin that each row's end cuts, and which part of its width is below (rows,)."""
         bin_ = self.bins.row(end)
         low, high = self.bins.edges[bin_], self.bins.edges[bin_ + 1]
         return bin_, np.clip((end - low) / (high - low), 0.0, 1.0)
+
+    def __call__(self, end: Array) -> list[Array]:
+        """Sums of all quantities below each row's end (rows,)."""
+        bin_, part = self.cut(end)
+        return [
+            total[self.rows, bin_] + part * held[self.rows, bin_]
+            for total, held in zip(self.sums, self.parts, strict=True)
+        ]
+
+    def between(self, low: Array, high: Array) -> list[Array]:
+        """Sums of all quantities between two ends (rows,)."""
+        return [more - less for more, less in zip(self(high), self(low), strict=True)]
+
+
+class Moments(Below):
+    """Number, sum and sum of squares of values, from how many a bin has and their sum (rows, bins)."""
+
+    def __init__(self, bins: Bins, counts: Array, totals: Array) -> None:
+        width = np.diff(bins.edges)
+        super().__init__(bins, counts, totals, totals**2 / np.maximum(counts, 1e-300) + counts * width**2 / 12)
+
+    def __call__(self, end: Array) -> list[Array]:
+        """Moments of the values below each row's end (rows,)."""
+        bin_, part = self.cut(end)
+        low, inside = self.bins.edges[bin_], part * np.diff(self.bins.edges)[bin_]
+        n, middle = part * self.parts[0][self.rows, bin_], low + 0.5 * inside
+        more = (n, n * middle, n * (middle**2 + inside**2 / 12))
+        return [total[self.rows, bin_] + extra for total, extra in zip(self.sums, more, strict=True)]
+
+
+def window(mean: Array, width: Array) -> tuple[Array, Array]:
+    """Ends of the cores with these means and widths; empty where there is none."""
+    mean, width = np.nan_to_num(mean), np.nan_to_num(width)
+    return mean - WINDOW * width, mean + WINDOW * width
 
 
 def cores(bins: Bins, counts: Array, totals: Array) -> tuple[Array, Array]:
@@ -107,14 +115,15 @@ def cores(bins: Bins, counts: Array, totals: Array) -> tuple[Array, Array]:
     n = counts.sum(-1)
     low, mean, high = (_quantile(bins, counts, fraction) for fraction in (0.158655, 0.5, 0.841345))
     width = np.maximum(0.5 * (high - low), 1e-300)
+    moments = Moments(bins, counts, totals)
     for _ in range(_ITERATIONS):
-        inside, first, second = Window.about(bins, mean, width).of(counts, totals)
+        inside, first, second = moments.between(*window(mean, width))
         last = mean, width
         mean = first / np.maximum(inside, 1e-300)
         variance = second / np.maximum(inside, 1e-300) - mean**2
         width = np.sqrt(np.maximum(variance, 0.0) / CORE_VARIANCE)
         moved = np.abs(mean - last[0]) + np.abs(width - last[1])
-        if not (moved > 1e-9 * width).any():
+        if not (moved > 1e-7 * width).any():
             break
     return np.where(n > 0, mean, np.nan), np.where(n > 0, width, np.nan)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from alignnet.data.tracks import Array
 from alignnet.errors import ConfigError
-from alignnet.evaluation.binned_core import GROUPS, Bins, Window, cores, group_of, jackknife
+from alignnet.evaluation.binned_core import GROUPS, Below, Bins, cores, group_of, jackknife, window
 from alignnet.evaluation.dca_kernel import add_tracks
 from alignnet.evaluation.statistics import number
 from alignnet.physics.jit import pays
@@ -185,9 +185,9 @@ class DcaSums:
         mean, width = (part.reshape(shape) for part in cores(BINS, *flat))
         pull = cores(PULL_BINS, self.pulls[0, cell, k], self.pulls[1, cell, k])[1]
         reference = self.geometries.index(self.reference)
-        window = Window.about(BINS, mean[reference], width[reference])
-        inside = np.maximum(window.sum(counts[reference]), 1e-300)
-        difference = np.stack([window.sum(part) / inside for part in differences])
+        core = window(mean[reference], width[reference])
+        inside, *moved = Below(BINS, counts[reference], *differences).between(*core)
+        difference = np.stack(moved) / np.maximum(inside, 1e-300)
         ratio = width / np.maximum(width[reference], 1e-300)
         used = self.counts[cell, k, reference].sum(-1) > 0
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from alignnet.data.batch import Batch
 from alignnet.evaluation import track_kernel as tk
 from alignnet.evaluation.impact import state_covariance
-from alignnet.evaluation.overlap_pairs import pair_residuals, pairs_of
+from alignnet.evaluation.overlap_pairs import no_pairs, pair_residuals
 from alignnet.evaluation.places import Places
 from alignnet.geometry.detector import Detector
 from alignnet.loss import compiled_fit
@@ -75,9 +75,23 @@ class TrackFitter:
         self.alone = HelixChi2(detector, noise, vertex="absent", iterations=loss.iterations)
 
     @torch.no_grad()
-    def __call__(self, places: Places, batch: Batch, max_chi2_per_ndf: float | None = None) -> FittedTracks:
-        """Fit a batch; tracks beyond `max_chi2_per_ndf` get no weight."""
-        loss, pairs = self.loss, pairs_of(batch, self.detector)
+    def __call__(
+        self,
+        places: Places,
+        batch: Batch,
+        max_chi2_per_ndf: float | None = None,
+        pairs: tk.Pairs | None = None,
+    ) -> FittedTracks:
+        """Fit a batch.
+
+        Args:
+            places: of the sensors.
+            batch: the tracks.
+            max_chi2_per_ndf: tracks beyond it get no weight.
+            pairs: hits to be left out together; default: none.
+        """
+        loss = self.loss
+        pairs = no_pairs(batch) if pairs is None else pairs
         if self._is_compiled(loss, batch):
             found = self._found(loss, places, batch, pairs)
             free = self._free_of(found, batch) if self.free and self._is_shared else None
@@ -92,8 +106,7 @@ class TrackFitter:
     def fit_free(self, places: Places, batch: Batch) -> FreeTracks:
         """Fit a batch to its hits alone."""
         if self._is_compiled(self.alone, batch):
-            none = tk.Pairs(np.zeros(batch.n_tracks + 1, dtype=np.int64), np.zeros((0, 2), dtype=np.int64))
-            return self._free_of(self._found(self.alone, places, batch, none), batch)
+            return self._free_of(self._found(self.alone, places, batch, no_pairs(batch)), batch)
         planes = places.planes(batch)
         fit = self.alone.fit(planes, batch)
         chi2 = self.alone.at(planes, fit, batch)

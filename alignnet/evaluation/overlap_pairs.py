@@ -28,6 +28,11 @@ def pairs_of(batch: Batch, detector: Detector) -> Pairs:
     return Pairs(first, torch.stack([one, other], -1).numpy())
 
 
+def no_pairs(batch: Batch) -> Pairs:
+    """None of them."""
+    return Pairs(np.zeros(batch.n_tracks + 1, dtype=np.int64), np.zeros((0, 2), dtype=np.int64))
+
+
 def tracks_of(pairs: Pairs) -> Tensor:
     """Row of each pair's track (pairs,)."""
     return torch.from_numpy(np.repeat(np.arange(len(pairs.first) - 1), np.diff(pairs.first)))

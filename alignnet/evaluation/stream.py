@@ -18,6 +18,7 @@ from alignnet.data.batch import Batch
 from alignnet.data.datamodule import Events
 from alignnet.data.tracks import Tracks
 from alignnet.evaluation.fitted_tracks import FittedTracks, TrackFitter
+from alignnet.evaluation.overlap_pairs import pairs_of
 from alignnet.evaluation.places import Places
 from alignnet.geometry.detector import Detector
 from alignnet.loss.chi2 import HelixChi2
@@ -56,6 +57,7 @@ class TrackStream:
         tracks: whole events.
         geometries: local sixes (sensors, 6) by name.
         free: fit tracks to their hits alone too.
+        overlaps: leave out pairs of overlapping hits together, too.
         max_chi2_per_ndf: leave out tracks with a larger χ²/ν in the geometry `judge`.
         judge: the geometry that says so.
     """
@@ -67,12 +69,14 @@ class TrackStream:
         tracks: Tracks,
         geometries: Mapping[str, Tensor],
         free: bool = True,
+        overlaps: bool = True,
         max_chi2_per_ndf: float | None = None,
         judge: str = "after",
     ) -> None:
         self.events, self.tracks = Events(tracks, detector), tracks
         self.fitter = TrackFitter(loss, detector, free)
         self.places = {name: Places(detector, local) for name, local in geometries.items()}
+        self.detector, self.overlaps = detector, overlaps
         self.limit, self.judge = max_chi2_per_ndf, judge
         self.n_rejected = 0
 
@@ -82,7 +86,8 @@ class TrackStream:
         parts = max(1, min(threads, n))
         torch.set_num_threads(1)  # a batch in each thread needs no more
         try:
-            done = in_threads(lambda first: self._some(dict(make()), range(first, n, parts)), [(k,) for k in range(parts)])
+            shares = [(dict(make()), range(k, n, parts)) for k in range(parts)]
+            done = in_threads(self._some, shares)
         finally:
             torch.set_num_threads(threads)
         sums, self.n_rejected = done[0][0], sum(rejected for _, rejected in done)
@@ -114,5 +119,6 @@ class TrackStream:
             kept = (fitted.chi2 <= self.limit * fitted.ndf).nonzero().squeeze(-1)
             lost = batch.n_tracks - len(kept)
             batch, vertex = batch.take(kept), None if vertex is None else vertex[kept]
-        fitted_in = {name: self.fitter(places, batch) for name, places in self.places.items()}
+        pairs = pairs_of(batch, self.detector) if self.overlaps else None
+        fitted_in = {name: self.fitter(place, batch, pairs=pairs) for name, place in self.places.items()}
         return Passed(batch, fitted_in, vertex), lost

@@ -107,7 +107,8 @@ class Evaluation:
     def stream(self) -> TrackStream:
         """The tracks, once, in all geometries."""
         return TrackStream(
-            self.loss, self.detector, self.tracks, self.geometries, self.has_dca, self.max_chi2_per_ndf
+            self.loss, self.detector, self.tracks, self.geometries, self.has_dca,
+            max_chi2_per_ndf=self.max_chi2_per_ndf,
         )
 
     @property

@@ -49,7 +49,9 @@ class Work(NamedTuple):
     """Room for one track, beside that of its fit."""
 
     q: Array  # the rough state
-    s: Array  # and its path lengths
+    s: Array  # its path lengths
+    frame: Array  # the frame of its direction
+    rows: Array  # and the whitened rows there
     scale: Array
     half: Array  # L⁻¹Jᵀ V⁻¹, L the factor of JᵀV⁻¹J (parameters, rows)
     force: Array  # V⁻¹ r
@@ -75,7 +77,7 @@ def find_tracks(
     n, rows = measured.is_hit.shape[1], 2 * measured.is_hit.shape[1]
     room = fk.room_for(n)
     work = Work(
-        np.zeros(7), np.zeros(n), np.zeros(5), np.zeros((5, rows)), np.zeros(rows), np.zeros(rows),
+        np.zeros(7), np.zeros(n), np.zeros((2, 3)), np.zeros((rows, 6)), np.zeros(5), np.zeros((5, rows)), np.zeros(rows), np.zeros(rows),
         np.zeros((5, 5)), np.zeros((4, 4)), np.zeros((4, 4)),
         np.zeros(n, dtype=np.int64),
     )  # fmt: skip
@@ -105,17 +107,19 @@ def _find_track(
     room: fk.Room, work: Work,
 ) -> None:  # fmt: skip
     vertex = model.vertex and measured.has_vertex[t]
-    out.state[t] = work.q
-    work.s[:] = room.s
     if vertex:
         fk.weigh_vertex(t, work.q, measured, model, fitted, room)
+    fk.raw_rows(t, n, 2, work.q, measured, room)
+    fk.whiten(n, model.kind == fk.FULL, room)
+    out.state[t], work.s[:], work.frame[:] = work.q, room.s, room.frame  # both fits start here
+    work.rows[: 2 * n] = room.rows[: 2 * n]
     good = _descend(t, n, out.state[t], False, measured, model, fitted, room, work)
     out.free_ok[t] = good
     if good:
         out.free_chi2[t] = _square(0, 2 * n, room)
         _covariance(model.n_parameters, room, work, out.covariance[t])
     if vertex:
-        room.s[:] = work.s
+        room.s[:], room.frame[:], room.rows[: 2 * n] = work.s, work.frame, work.rows[: 2 * n]
         good = _descend(t, n, work.q, True, measured, model, fitted, room, work)
     if not good:
         return
@@ -134,11 +138,16 @@ def _descend(
     t: int, n: int, q: Array, vertex: bool, measured: fk.Measured, model: fk.Model, fitted: fk.Fitted,
     room: fk.Room, work: Work,
 ) -> bool:  # fmt: skip
-    """Move the state q, with the rows of the vertex or without; leave the rows there. Whether all went well."""
+    """Move the state q, from where the rows are; with those of the vertex or without. Leave the rows of its end.
+
+    Returns:
+        Whether all went well.
+    """
     used = 2 * n + (2 if vertex else 0)
     for i in range(model.iterations + 1):
-        fk.raw_rows(t, n, 2, q, measured, room)
-        fk.whiten(n, model.kind == fk.FULL, room)
+        if i > 0:
+            fk.raw_rows(t, n, 2, q, measured, room)
+            fk.whiten(n, model.kind == fk.FULL, room)
         if vertex:
             fk.vertex_rows(t, q, 2 * n, model.vertex_kind == fk.FULL, measured, fitted, room)
         drop = _step(used, model.n_parameters, room, work)

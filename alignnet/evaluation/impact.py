@@ -174,7 +174,8 @@ def _terms(impacts: Impact, usable: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Each track's AᵀC⁻¹A, −AᵀC⁻¹d and 1, or 0 where it does not count."""
     eye = torch.eye(2, dtype=impacts.covariance.dtype, device=impacts.covariance.device)
     counts = usable[:, None, None]
-    metric = torch.linalg.inv(torch.where(counts, impacts.covariance, eye))
+    (a, b), (_, d) = (row.unbind(-1) for row in torch.where(counts, impacts.covariance, eye).unbind(-2))
+    metric = torch.stack([d, -b, -b, a], -1).unflatten(-1, (2, 2)) / (a * d - b * b)[:, None, None]
     towards = torch.where(counts, impacts.towards, 0.0)
     distance = torch.where(counts, impacts.distance[..., None], 0.0)
     pull = towards.transpose(-1, -2) @ metric

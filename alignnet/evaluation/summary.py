@@ -17,10 +17,10 @@ from alignnet.data.atomic import replacing
 from alignnet.data.tracks import Tracks
 from alignnet.errors import ConfigError
 from alignnet.evaluation import plots
-from alignnet.evaluation.dca import EDGES
-from alignnet.evaluation.dca_sample import VERTICES, Approach, check_vertex, event_batches
-from alignnet.evaluation.numbers import Dca, Residuals
-from alignnet.evaluation.residuals import ResidualSummary, residual_metrics, residual_summary
+from alignnet.evaluation.dca_sample import VERTICES, check_vertex, event_batches
+from alignnet.evaluation.levels import level_metrics, write_levels
+from alignnet.evaluation.numbers import DEFAULT_NUMBERS, NUMBERS, sums_of
+from alignnet.evaluation.residuals import ResidualSummary, residual_summary
 from alignnet.evaluation.stream import TrackStream
 from alignnet.evaluation.tables import show
 from alignnet.evaluation.truth import truth_recovery
@@ -50,6 +50,7 @@ class Evaluation:
         spectrum: the least known motions, where they were looked for.
         dca_vertex: "given", "leave_one_out" or "truth".
         max_chi2_per_ndf: leave out tracks beyond it.
+        numbers: what to find beside residuals, χ² and DCA, of `alignnet.evaluation.numbers.NUMBERS`.
 
     Raises:
         ConfigError: a value cannot be used.
@@ -67,10 +68,13 @@ class Evaluation:
     spectrum: Spectrum | None = None
     dca_vertex: str = "given"
     max_chi2_per_ndf: float | None = None
+    numbers: Sequence[str] = DEFAULT_NUMBERS
 
     def __post_init__(self) -> None:
         if self.dca_vertex not in VERTICES:
             raise ConfigError(f"evaluation.dca_vertex is {self.dca_vertex!r}; choose from {list(VERTICES)}")
+        if unknown := sorted(set(self.numbers) - set(NUMBERS)):
+            raise ConfigError(f"evaluation.numbers has {unknown}; choose from {list(NUMBERS)}")
         if self.max_chi2_per_ndf is not None and not self.max_chi2_per_ndf > 0:
             raise ConfigError(
                 f"evaluation.max_chi2_per_ndf is {self.max_chi2_per_ndf}; expected a number > 0, or null"
@@ -88,11 +92,13 @@ class Evaluation:
         stream = self.stream()
         sums = stream.run(self.sums)
         summaries = sums["residuals"].summaries
-        metrics = residual_metrics(summaries["after"], summaries["before"], summaries.get("ideal"))
-        metrics["dca"] = None
-        for name, found in sums.items():
-            if name != "residuals":
-                metrics |= found.metrics()
+        metrics: dict[str, Any] = {"dca": None}
+        for found in sums.values():
+            metrics |= found.metrics()
+        if "levels" in self.numbers:
+            per_sensor = {name: one.sensors for name, one in summaries.items()}
+            metrics |= level_metrics(self.detector, per_sensor)
+            write_levels(folder, self.detector, per_sensor)
         if self.max_chi2_per_ndf is not None:
             metrics["n_rejected"] = stream.n_rejected
         if self.truth is not None:
@@ -108,7 +114,7 @@ class Evaluation:
         """The tracks, once, in all geometries."""
         return TrackStream(
             self.loss, self.detector, self.tracks, self.geometries, self.has_dca,
-            max_chi2_per_ndf=self.max_chi2_per_ndf,
+            overlaps="overlaps" in self.numbers, max_chi2_per_ndf=self.max_chi2_per_ndf,
         )
 
     @property
@@ -118,11 +124,7 @@ class Evaluation:
 
     def sums(self) -> dict[str, Any]:
         """What is added up of the tracks, by name."""
-        names = list(self.geometries)
-        sums: dict[str, Any] = {"residuals": Residuals(self.detector, names)}
-        if self.has_dca:
-            sums["dca"] = Dca(Approach(self.detector.b_z, self.dca_vertex), names, EDGES)
-        return sums
+        return sums_of(self.detector, list(self.geometries), self.dca_vertex, self.numbers)
 
     def residuals(self, local: Tensor) -> ResidualSummary:
         """One pass over the tracks with the sensors at `local`."""

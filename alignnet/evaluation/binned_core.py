@@ -1,9 +1,9 @@
-"""Gaussian cores from histograms that keep the sum of the values in each bin, and errors by leaving groups out.
+"""Gaussian cores from histograms that keep the sum of each bin's values; errors by leaving groups out.
 
-A core as `alignnet.evaluation.statistics` defines it needs, of the values within a window, their number, sum and
-sum of squares. Whole bins give these from their counts and sums (within a bin, values spread evenly about
-their mean); the two bins that the window's ends cut are taken as even. So one pass in bounded memory gives what
-all values would, to about a thousandth of an error.
+A core as `alignnet.evaluation.statistics` defines it needs, of the values within a window, their number, sum
+and sum of squares. Whole bins give these from their counts and sums (within a bin, values spread evenly about
+their mean); the two bins that the window's ends cut are taken as even. So one pass in bounded memory gives
+what all values would, to about a thousandth of a width.
 
 Values are dealt to `GROUPS` groups, those that fluctuate together (the tracks of an event) to one. With θ_k
 the answer without group k, its error is √((K − 1)/K Σ (θ_k − θ̄)²), the delete-a-group jackknife (P. S. Kott,
@@ -88,7 +88,9 @@ class Moments(Below):
 
     def __init__(self, bins: Bins, counts: Array, totals: Array) -> None:
         width = np.diff(bins.edges)
-        super().__init__(bins, counts, totals, totals**2 / np.maximum(counts, 1e-300) + counts * width**2 / 12)
+        super().__init__(
+            bins, counts, totals, totals**2 / np.maximum(counts, 1e-300) + counts * width**2 / 12
+        )
 
     def __call__(self, end: Array) -> list[Array]:
         """Moments of the values below each row's end (rows,)."""
@@ -142,7 +144,7 @@ def jackknife(without: Array, used: Array) -> Array:
 
 
 def group_of(event: Array) -> Array:
-    """The group of each event number, int64: of neighbouring events different ones, whatever else there is."""
+    """The group of each event number, int64, as if drawn by lot, and always the same."""
     mixed = event.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return (mixed >> np.uint64(64 - GROUPS.bit_length() + 1)).astype(np.int64)
 

@@ -1,8 +1,8 @@
 """DCA_xy and DCA_z of tracks to the primary vertex, in bins: what alignment is for, as physics sees it.
 
-Means and widths are of the Gaussian core (`alignnet.evaluation.binned_core`), errors count the tracks of an event
-together. Geometries are compared on the same tracks in the same bins, so that differences between them are far
-better known than each mean and width is. Nothing is kept of a track: histograms of `BINS` hold all.
+Means and widths are of the Gaussian core (`alignnet.evaluation.binned_core`), errors count the tracks of an
+event together. Geometries are compared on the same tracks in the same bins, so that differences between them
+are far better known than each mean and width is. Nothing is kept of a track: histograms of `BINS` hold all.
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ class DcaSums:
     ) -> None:
         self.geometries, self.reference = list(geometries), reference
         self.edges = {by: _checked(by, bounds) for by, bounds in edges.items()}
-        self.first = dict(zip(self.edges, np.cumsum([0, *map(len, self.edges.values())]).tolist(), strict=False))
+        self.first = dict(
+            zip(self.edges, np.cumsum([0, *map(len, self.edges.values())]).tolist(), strict=False)
+        )
         shape = (sum(map(len, self.edges.values())), 2, len(self.geometries), GROUPS, len(BINS))
         self.counts, self.totals, self.differences = (np.zeros(shape) for _ in range(3))
         self.pulls = np.zeros((2, *shape[:3], len(PULL_BINS)))  # counts, totals
@@ -133,14 +135,12 @@ class DcaSums:
     def _add(
         self, cell: Array, group: Array, g: int, k: int, dca: Array, pull: Array, reference: int
     ) -> None:
-        row = BINS.row(dca[g])
-        np.add.at(self.counts, (cell, k, g, group, row), 1.0)
-        np.add.at(self.totals, (cell, k, g, group, row), dca[g])
-        other = BINS.row(dca[reference])
-        np.add.at(self.differences, (cell, k, g, group, other), dca[g] - dca[reference])
-        place = PULL_BINS.row(pull)
-        np.add.at(self.pulls[0], (cell, k, g, place), 1.0)
-        np.add.at(self.pulls[1], (cell, k, g, place), pull)
+        row, other, place = BINS.row(dca[g]), BINS.row(dca[reference]), PULL_BINS.row(pull)
+        _count(self.counts, (cell, k, g, group, row), np.ones(len(cell)))
+        _count(self.totals, (cell, k, g, group, row), dca[g])
+        _count(self.differences, (cell, k, g, group, other), dca[g] - dca[reference])
+        _count(self.pulls[0], (cell, k, g, place), np.ones(len(cell)))
+        _count(self.pulls[1], (cell, k, g, place), pull)
 
     def _cell(self, by: str, values: Array) -> Array:
         bounds = self.edges[by]
@@ -157,10 +157,11 @@ class DcaSums:
         """Means and widths in bins of one variable, as `dca_table` has them; None without tracks."""
         if not self.n_tracks:
             return None
-        bounds, columns = self.edges[by], {name: {} for name in self.geometries}  # type: Any, Table
+        bounds = self.edges[by]
+        columns: Table = {name: {} for name in self.geometries}
         for i in range(len(bounds) - 1):
             cell = self.first[by] + i
-            n = int(round(self.counts[cell, 0, 0].sum()))
+            n = round(self.counts[cell, 0, 0].sum())
             edge = {f"{by}_low": float(bounds[i]), f"{by}_high": float(bounds[i + 1]), "n": n}
             for name, row in self._rows(cell, n >= MIN_TRACKS).items():
                 for key, value in (edge | row).items():
@@ -241,3 +242,8 @@ def _with_all(parts: Array) -> Array:
     """Histograms of all groups, then of all but one each: (geometries, groups, bins) with one more row."""
     every = parts.sum(1, keepdims=True)
     return np.concatenate([every, every - parts], 1)
+
+
+def _count(held: Array, index: tuple[Array | int, ...], values: Array) -> None:
+    """Add values where they belong, as often as they come."""
+    np.add.at(held.reshape(-1), np.ravel_multi_index(index, held.shape), values)

@@ -108,7 +108,10 @@ def dca_sample(
         raise ConfigError(f"the DCA's reference geometry {reference!r} is not one of {list(geometries)}")
     if detector.b_z == 0:
         return None
-    fitter, approach = TrackFitter(loss, detector), Approach(detector.b_z, vertex, beam_spot, max_vertex_sigma)
+    fitter, approach = (
+        TrackFitter(loss, detector),
+        Approach(detector.b_z, vertex, beam_spot, max_vertex_sigma),
+    )
     places = {name: Places(detector, local) for name, local in geometries.items()}
     parts = []
     for batch in batches:
@@ -136,7 +139,7 @@ class Approach:
         b_z: field [T].
         vertex: "given" or "truth" (then batches carry it), or "leave_one_out".
         beam_spot: with "leave_one_out", joins the vertex fit.
-        max_sigma: with "leave_one_out", vertices known worse than this along one of the axes are not known [cm].
+        max_sigma: with "leave_one_out", how well a vertex must be known along each axis [cm].
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """How well tracks fit: distributions of χ²/ν and of its p-value, which is flat where the weights are right.
 
-The p-value of a track is the chance of a larger χ² at its ν. A good fit spreads them evenly over 0 … 1; tails that
-the noise model lacks, and sensors out of place, heap them up at 0.
+The p-value of a track is the chance of a larger χ² at its ν. A good fit spreads them evenly over 0 … 1; tails
+that the noise model lacks, and sensors out of place, heap them up at 0.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.special import gammaincc
+import torch
 
 from alignnet.evaluation.fitted_tracks import FittedTracks
 from alignnet.evaluation.statistics import number
@@ -29,15 +29,12 @@ class FitQuality:
 
     def add(self, tracks: FittedTracks) -> None:
         """Add the tracks of a batch that are used."""
-        used = (tracks.weight > 0).numpy()
-        chi2, ndf = tracks.chi2.numpy()[used], tracks.ndf.numpy()[used]
-        some = ndf > 0
-        chi2, ndf = chi2[some].astype(np.float64), ndf[some]
-        rows = np.minimum(chi2 / ndf / CHI2_EDGES[1], len(self.chi2) - 1).astype(np.int64)
-        self.chi2 += np.bincount(rows, minlength=len(self.chi2))
-        p_value = gammaincc(0.5 * ndf, 0.5 * chi2)
-        rows = np.minimum(p_value * P_BINS, P_BINS - 1).astype(np.int64)
-        self.p_value += np.bincount(rows, minlength=P_BINS)
+        used = (tracks.weight > 0) & (tracks.ndf > 0)
+        chi2, ndf = tracks.chi2[used].double().cpu(), tracks.ndf[used].double().cpu()
+        rows = (chi2 / ndf / CHI2_EDGES[1]).clamp_max(len(self.chi2) - 1).long()
+        self.chi2 += torch.bincount(rows, minlength=len(self.chi2)).numpy()
+        rows = (torch.special.gammaincc(0.5 * ndf, 0.5 * chi2) * P_BINS).clamp_max(P_BINS - 1).long()
+        self.p_value += torch.bincount(rows, minlength=P_BINS).numpy()
 
     def merge(self, other: FitQuality) -> None:
         """Add what another has seen."""

@@ -133,11 +133,12 @@ class TrackFitter:
             vertex_factor=np.zeros((tracks, 2, 2)), vertex_inverse=np.zeros((tracks, 2)),
             axes=np.zeros((tracks, 3, 3)), ok=np.empty(0, dtype=np.bool_), s=np.empty((0, 0)),
         )  # fmt: skip
-        per_hit = [np.empty((tracks, hits, 2)) for _ in range(3)]
+        biased, unbiased, expected = (np.empty((tracks, hits, 2)) for _ in range(3))
+        ok, free_ok = (np.empty(tracks, dtype=np.bool_) for _ in range(2))
+        chi2, vertex, free_chi2 = (np.empty(tracks) for _ in range(3))
         out = tk.Found(
-            np.empty(tracks, dtype=np.bool_), np.empty(tracks), np.empty(tracks), *per_hit,
-            np.empty((n_pairs, 4)), np.empty((n_pairs, 4, 4)),
-            np.empty(tracks, dtype=np.bool_), np.empty(tracks), np.empty((tracks, 7)), np.empty((tracks, n, n)),
+            ok, chi2, vertex, biased, unbiased, expected, np.empty((n_pairs, 4)), np.empty((n_pairs, 4, 4)),
+            free_ok, free_chi2, np.empty((tracks, 7)), np.empty((tracks, n, n)),
         )  # fmt: skip
         tk.find_tracks(measured, compiled_fit.model_of(loss), room, pairs, out, 0, tracks)
         return out
@@ -162,17 +163,16 @@ class TrackFitter:
         if limit is not None:
             weight = torch.where(total <= limit * ndf, weight, 0.0)
         used = weight > 0
-        parts = (torch.where(used, part, 0.0) * weight for part in (total, vertex))
-        sums = (*(float(part.sum()) for part in parts), float((ndf * weight).sum()))
-        residuals = map(torch.from_numpy, (found.biased, found.unbiased, found.expected))
+        all_, of_vertex = ((torch.where(used, part, 0.0) * weight).sum() for part in (total, vertex))
         return FittedTracks(
-            batch, total, ndf, weight, batch.is_hit & used[:, None], *residuals, sums,
-            pairs, torch.from_numpy(found.pair).unflatten(1, (2, 2)), torch.from_numpy(found.pair_covariance), free,
+            batch, total, ndf, weight, batch.is_hit & used[:, None],
+            torch.from_numpy(found.biased), torch.from_numpy(found.unbiased),
+            torch.from_numpy(found.expected), (float(all_), float(of_vertex), float((ndf * weight).sum())), pairs,
+            torch.from_numpy(found.pair).unflatten(1, (2, 2)),
+            torch.from_numpy(found.pair_covariance), free,
         )  # fmt: skip
 
-    def _by_tensors(
-        self, places: Places, batch: Batch, pairs: tk.Pairs, limit: float | None
-    ) -> FittedTracks:
+    def _by_tensors(self, places: Places, batch: Batch, pairs: tk.Pairs, limit: float | None) -> FittedTracks:
         loss, planes = self.loss, places.planes(batch)
         chi2 = accepted(loss.at(planes, loss.fit(planes, batch), batch), limit)
         block = without_origins(linearise_at(loss, places.sensors, planes, chi2.fit, batch))

@@ -73,7 +73,7 @@ def add_hits_pays(values: Tensor) -> bool:
 
 
 def add_hits(values: Tensor, sensor: Tensor, keep: Tensor, sums: LayerSums, histogram: Histogram) -> None:
-    """Add (tracks, hits, 2) of sensors (tracks, hits), where `keep` (tracks, hits) and finite, to their groups."""
+    """Add (tracks, hits, 2) of sensors (tracks, hits) to their groups, where `keep` and finite."""
     arrays = (field.contiguous().numpy() for field in (values, sensor, keep, sums.index))
     bins = (histogram.scale, histogram.step, histogram.half)
     add_to_groups(*arrays, bins, sums.sums.numpy(), histogram.counts.numpy())

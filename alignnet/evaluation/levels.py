@@ -35,9 +35,10 @@ def level_metrics(detector: Detector, sums: Mapping[str, SensorSums]) -> dict[st
         sums: by geometry.
 
     Returns:
-        For each level `n_volumes`, and by geometry and coordinate `scatter_um`: the r.m.s. of the volumes' mean
-        unbiased residuals, weighted by hits, less what their own errors make of it; and with up to `MOST`
-        volumes `volumes`: their names, and lists of `n_hits`, `<kind>_mean_um` and `<kind>_width_um` (u, v).
+        For each level `n_volumes` and, by geometry, `scatter_u_um` and `scatter_v_um`: the r.m.s. of the
+        volumes' mean unbiased residuals, weighted by hits, less what their own errors make of it. With up to
+        `MOST` volumes also `volumes`: their `name`, and by geometry lists of `n_hits`,
+        `<biased|unbiased>_<mean|width>_<u|v>_um`.
     """
     levels = {}
     for level in detector.levels:
@@ -51,7 +52,7 @@ def level_metrics(detector: Detector, sums: Mapping[str, SensorSums]) -> dict[st
 
 
 def write_levels(folder: Path, detector: Detector, sums: Mapping[str, SensorSums]) -> None:
-    """`residuals_<level>.csv` for each level of more than `MOST` volumes, the sensors' `residuals_sensor.csv`.
+    """`residuals_<level>.csv` for the sensors, and for each level of more than `MOST` volumes.
 
     A line a volume: name, layer and, for each geometry, hits, means and widths [µm]; empty where there were
     no hits. Files are whole or not there.
@@ -104,7 +105,9 @@ def _columns(sums: SensorSums, group: Tensor) -> dict[str, Any]:
     for kind in KINDS:
         for part, values in zip(("mean", "width"), sums.mean_and_width(kind, group), strict=True):
             values = torch.where(counts[:, None] >= MIN_HITS, values / UM, torch.nan)
-            columns |= {f"{kind}_{part}_{c}_um": [number(x) for x in values[:, k]] for k, c in enumerate("uv")}
+            columns |= {
+                f"{kind}_{part}_{c}_um": [number(x) for x in values[:, k]] for k, c in enumerate("uv")
+            }
     return columns
 
 

@@ -145,7 +145,9 @@ class Dca:
         if self.approach.vertex == "truth":
             assert passed.true_vertex is not None
             batch = batch._replace(
-                vertex=passed.true_vertex, vertex_cov=torch.zeros_like(batch.vertex_cov), has_vertex=batch.outward
+                vertex=passed.true_vertex,
+                vertex_cov=torch.zeros_like(batch.vertex_cov),
+                has_vertex=batch.outward,
             )
         found = {}
         for name, fitted in passed.fitted.items():

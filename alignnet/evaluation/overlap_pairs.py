@@ -39,7 +39,7 @@ def tracks_of(pairs: Pairs) -> Tensor:
 
 
 def pair_residuals(block: Block, pairs: Pairs, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Residuals (pairs, 2, 2) [cm] of both hits to the track without them, and their covariance (pairs, 4, 4).
+    """Residuals (pairs, 2, 2) [cm] of both hits to the track without them; covariance (pairs, 4, 4) [cm²].
 
     NaN where the other hits do not determine the track.
 

@@ -1,8 +1,8 @@
-"""Tracks with two hits in one layer: how two neighbouring sensors stand to each other, whatever the rest does.
+"""Tracks with two hits in one layer: how neighbouring sensors stand to each other, whatever the rest does.
 
 The double difference is the residual of the hit at larger φ minus that of its partner, both left out of the
-fit together, along +φ (u) and +z (v); predicted minus measured, as all residuals. If the further of two staves
-really stands δ further along φ than it is believed to, its mean is δ. What moves both alike drops out.
+fit together, along +φ (u) and +z (v); predicted minus measured, as all residuals. If the further of two
+staves really stands δ further along φ than it is believed to, its mean is δ. What moves both alike drops out.
 """
 
 from __future__ import annotations

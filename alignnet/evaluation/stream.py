@@ -1,7 +1,7 @@
 """One pass over tracks for every number of an evaluation: fitted in each geometry, added up, and forgotten.
 
-Batches are dealt to as many threads as torch may use, each with sums of its own that are merged at the end: the
-answer depends on the number of threads by rounding only, and memory on neither that nor the number of tracks.
+Batches are dealt to as many threads as torch may use, each with sums of its own that are merged at the end:
+the answer depends on the number of threads by rounding only, and memory not on the number of tracks.
 """
 
 from __future__ import annotations
@@ -109,11 +109,11 @@ class TrackStream:
 
     def passed(self, k: int) -> tuple[Passed, int]:
         """Batch number k, and how many of its tracks are left out."""
-        rows = np.arange(k * BATCH_EVENTS, min((k + 1) * BATCH_EVENTS, len(self.events)))
+        rows = range(k * BATCH_EVENTS, min((k + 1) * BATCH_EVENTS, len(self.events)))
         batch, lost = self.events.__getitems__(rows), 0
         vertex = None
         if "position" in self.tracks.truth:
-            vertex = torch.from_numpy(self.tracks.truth["position"][self.events.tracks_of(rows)])
+            vertex = torch.from_numpy(self.tracks.truth["position"][self.events.tracks_of(np.asarray(rows))])
         if self.limit is not None:
             fitted = self.fitter(self.places[self.judge], batch)
             kept = (fitted.chi2 <= self.limit * fitted.ndf).nonzero().squeeze(-1)

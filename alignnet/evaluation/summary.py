@@ -20,6 +20,7 @@ from alignnet.evaluation import plots
 from alignnet.evaluation.dca_sample import VERTICES, check_vertex, event_batches
 from alignnet.evaluation.levels import level_metrics, write_levels
 from alignnet.evaluation.numbers import DEFAULT_NUMBERS, NUMBERS, sums_of
+from alignnet.evaluation.quality_plots import quality_figures
 from alignnet.evaluation.residuals import ResidualSummary, residual_summary
 from alignnet.evaluation.stream import TrackStream
 from alignnet.evaluation.tables import show
@@ -113,8 +114,13 @@ class Evaluation:
     def stream(self) -> TrackStream:
         """The tracks, once, in all geometries."""
         return TrackStream(
-            self.loss, self.detector, self.tracks, self.geometries, self.has_dca,
-            overlaps="overlaps" in self.numbers, max_chi2_per_ndf=self.max_chi2_per_ndf,
+            self.loss,
+            self.detector,
+            self.tracks,
+            self.geometries,
+            self.has_dca,
+            overlaps="overlaps" in self.numbers,
+            max_chi2_per_ndf=self.max_chi2_per_ndf,
         )
 
     @property
@@ -161,6 +167,9 @@ class Evaluation:
             figures["truth"] = plots.truth_recovery(metrics["truth"], "rigid motions and weak modes removed")
         if metrics.get("dca"):
             figures["dca"] = plots.dca_mean_and_width(metrics["dca"])
+        for by, table in metrics.get("dca_by", {}).items():
+            figures[f"dca_{by}"] = plots.dca_mean_and_width(table)
+        figures |= quality_figures(metrics)
         if metrics.get("spectrum"):
             figures["spectrum"] = plots.spectrum(metrics["spectrum"])
         if history:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from alignnet.evaluation.fitted_tracks import FittedTracks
 from alignnet.evaluation.statistics import number
@@ -63,9 +62,14 @@ class SurfaceMaps:
         found = {}
         for layer, sums in zip(self.layers, self.sums, strict=True):
             count = sums[..., 0]
-            mean = np.where(count >= MIN_HITS, 1.0, np.nan)[..., None] * sums[..., 1:] / np.maximum(count, 1)[..., None]
+            mean = (
+                np.where(count >= MIN_HITS, 1.0, np.nan)[..., None]
+                * sums[..., 1:]
+                / np.maximum(count, 1)[..., None]
+            )
             found[f"layer{layer}"] = {"n_hits": count.astype(int).tolist()} | {
-                f"mean_{c}_um": [[number(x / UM) for x in row] for row in mean[..., k]] for k, c in enumerate("uv")
+                f"mean_{c}_um": [[number(x / UM) for x in row] for row in mean[..., k]]
+                for k, c in enumerate("uv")
             }
         return found
 

@@ -1,4 +1,4 @@
-"""One track at a time, compiled: its fit with and without the vertex, χ², residuals, and pairs of overlapping hits.
+"""One track at a time, compiled: fits with and without the vertex, χ², residuals, and overlapping hits.
 
 Both fits take the steps of `HelixChi2.fit`, from the same rough state and with the same weights. A step
 smaller than `_LINEAR` is the last: residuals follow it linearly, so that none is done to find that all are
@@ -77,8 +77,8 @@ def find_tracks(
     n, rows = measured.is_hit.shape[1], 2 * measured.is_hit.shape[1]
     room = fk.room_for(n)
     work = Work(
-        np.zeros(7), np.zeros(n), np.zeros((2, 3)), np.zeros((rows, 6)), np.zeros(5), np.zeros((5, rows)), np.zeros(rows), np.zeros(rows),
-        np.zeros((5, 5)), np.zeros((4, 4)), np.zeros((4, 4)),
+        np.zeros(7), np.zeros(n), np.zeros((2, 3)), np.zeros((rows, 6)), np.zeros(5), np.zeros((5, rows)),
+        np.zeros(rows), np.zeros(rows), np.zeros((5, 5)), np.zeros((4, 4)), np.zeros((4, 4)),
         np.zeros(n, dtype=np.int64),
     )  # fmt: skip
     for t in range(first, last):
@@ -138,7 +138,7 @@ def _descend(
     t: int, n: int, q: Array, vertex: bool, measured: fk.Measured, model: fk.Model, fitted: fk.Fitted,
     room: fk.Room, work: Work,
 ) -> bool:  # fmt: skip
-    """Move the state q, from where the rows are; with those of the vertex or without. Leave the rows of its end.
+    """Move the state q, from where the rows are, with those of the vertex or without; leave those of its end.
 
     Returns:
         Whether all went well.
@@ -321,7 +321,9 @@ def _pair(p: int, n: int, parameters: int, pairs: Pairs, out: Found, room: fk.Ro
     determinant = 1.0
     for a in range(4):
         for b in range(a + 1):
-            block[a, b] = _metric(max(index[a], index[b]), min(index[a], index[b]), 2 * n, parameters, room, work)
+            block[a, b] = _metric(
+                max(index[a], index[b]), min(index[a], index[b]), 2 * n, parameters, room, work
+            )
     for a in range(4):
         diagonal = block[a, a]
         for b in range(a + 1):

@@ -1,7 +1,8 @@
 """Where events' vertices are, how far they spread, and how well they are known, in one geometry.
 
-The vertex of an event is fitted from its tracks (`impact.vertices`). Its error is that of the fit; where the true
-one is known, or the file gives one that does not depend on the tracks, differences to it say how right that is.
+The vertex of an event is fitted from its tracks (`impact.vertices`). Its error is that of the fit; where the
+true one is known, or the file gives one that does not depend on the tracks, differences to it say how right
+that is.
 """
 
 from __future__ import annotations
@@ -33,8 +34,12 @@ class VertexNumbers:
         self.b_z = b_z
         self.position = np.zeros((3, 3))  # n, Σ, Σ² along x, y, z
         self.variance = np.zeros(3)  # Σ of the fits' own
-        self.truth, self.given = (np.zeros((3, 4)) for _ in range(2))  # of differences; last, Σ of squared pulls
-        self.histogram = Histogram(3, 2e-4, 2.0)  # differences to the truth, and positions about the beam line
+        self.truth, self.given = (
+            np.zeros((3, 4)) for _ in range(2)
+        )  # of differences; last, Σ of squared pulls
+        self.histogram = Histogram(
+            3, 2e-4, 2.0
+        )  # differences to the truth, and positions about the beam line
 
     def add(self, tracks: FreeTracks, batch: Batch, true_vertex: Tensor | None) -> None:
         """Add the events of a batch.
@@ -45,7 +50,12 @@ class VertexNumbers:
             true_vertex: where each track started (tracks, 3), or None.
         """
         place, impacts = vertex_fit(
-            tracks.helix, tracks.covariance, tracks.usable, batch, self.b_z, rounds=1 if batch.has_vertex.any() else 2
+            tracks.helix,
+            tracks.covariance,
+            tracks.usable,
+            batch,
+            self.b_z,
+            rounds=1 if batch.has_vertex.any() else 2,
         )
         found = vertices(impacts, tracks.usable, batch.event, place)
         sigma = found.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
@@ -56,7 +66,10 @@ class VertexNumbers:
         if true_vertex is not None:
             exact = _first(true_vertex, batch)
             self._compare(self.truth, place - exact, sigma, known)
-            self.histogram.add(torch.stack([(place - exact)[known].flatten()] * 2, -1), torch.arange(3).repeat(int(known.sum())))
+            self.histogram.add(
+                torch.stack([(place - exact)[known].flatten()] * 2, -1),
+                torch.arange(3).repeat(int(known.sum())),
+            )
         given = place.new_zeros(batch.n_events, dtype=torch.bool)
         given[batch.event[batch.has_vertex]] = True
         width = _first(batch.vertex_cov.diagonal(dim1=-2, dim2=-1), batch)

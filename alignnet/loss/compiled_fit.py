@@ -24,9 +24,7 @@ _KINDS = {"none": fk.NONE, "diagonal": fk.DIAGONAL, "full": fk.FULL}
 
 def applies(loss: HelixChi2, batch: Batch) -> bool:
     """Whether a batch can be fitted by compiled loops: on a CPU, in float64, track by track."""
-    return (
-        is_plain(loss, batch) and loss.dtype == torch.float64 and pays(fk.fit_tracks, batch.n_tracks)
-    )
+    return is_plain(loss, batch) and loss.dtype == torch.float64 and pays(fk.fit_tracks, batch.n_tracks)
 
 
 def is_plain(loss: HelixChi2, batch: Batch) -> bool:

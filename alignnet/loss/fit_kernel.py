@@ -134,7 +134,7 @@ def _fit_track(t: int, n: int, measured: Measured, model: Model, out: Fitted, ro
 
 @compiled
 def rough_fit(t: int, n: int, q: Array, measured: Measured, model: Model, room: Room) -> bool:
-    """One step from the seed with the intrinsic resolution alone, and the weights there; whether all went well.
+    """One step from the seed with the intrinsic resolution alone, and weights there; whether all went well.
 
     Args:
         t: the track, of which `n` hits are in `room.columns`.

@@ -17,6 +17,7 @@ from alignnet.cli.run_folder import trained_config, warn_unless_converged
 from alignnet.cli.setup import evaluation_of, load_problem, quiet
 from alignnet.data.memory import peak_memory_mb
 from alignnet.data.root_alignment import read_alignment, read_alignment_table
+from alignnet.evaluation.numbers import DEFAULT_NUMBERS
 from alignnet.evaluation.summary import report, write_metrics
 from alignnet.training.answer import ALIGNED
 
@@ -38,6 +39,7 @@ def main(config: DictConfig) -> None:
         if settings.detector.get("path", "") is None:
             settings.detector.path = settings.data.files[0]  # of which the run took its detector
         settings.data.files = config.data.files
+    settings.evaluation.setdefault("numbers", list(DEFAULT_NUMBERS))  # runs of earlier versions have none
     OmegaConf.set_struct(settings, True)  # a misspelt evaluation.part is an error
     settings.evaluation = OmegaConf.merge(settings.evaluation, config.evaluation)
     problem = load_problem(settings)

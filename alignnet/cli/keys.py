@@ -61,6 +61,7 @@ class Evaluation:
     part: Literal["all", "train", "validation", "test"]
     max_tracks: int | None
     max_chi2_per_ndf: float | None
+    numbers: list[str]
 
 
 def check_keys(config: DictConfig) -> None:

@@ -20,6 +20,7 @@ from alignnet.cli.setup import evaluation_of, load_problem, quiet
 from alignnet.data.memory import peak_memory_mb
 from alignnet.data.root_alignment import read_alignment, read_alignment_table
 from alignnet.evaluation.attention import SensorAnswer
+from alignnet.evaluation.numbers import DEFAULT_NUMBERS
 from alignnet.evaluation.summary import report, write_metrics
 from alignnet.geometry.detector import Detector
 from alignnet.training.answer import ALIGNED, FIXED
@@ -43,6 +44,7 @@ def main(config: DictConfig) -> None:
             settings.detector.path = settings.data.files[0]  # of which the run took its detector
         settings.data.files = config.data.files
     settings.evaluation.report = config.evaluation.report  # runs of earlier versions have none
+    settings.evaluation.setdefault("numbers", list(DEFAULT_NUMBERS))  # runs of earlier versions have none
     OmegaConf.set_struct(settings, True)  # a misspelt evaluation.part is an error
     settings.evaluation = OmegaConf.merge(settings.evaluation, config.evaluation)
     problem = load_problem(settings)

@@ -62,6 +62,7 @@ class Evaluation:
     max_tracks: int | None
     max_chi2_per_ndf: float | None
     report: bool
+    numbers: list[str]
 
 
 def check_keys(config: DictConfig) -> None:

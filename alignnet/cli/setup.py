@@ -99,6 +99,7 @@ def evaluation_of(problem: AlignmentProblem, settings: DictConfig) -> Evaluation
             aligned=torch.zeros(len(problem.detector), dtype=torch.bool),
             dca_vertex=settings.dca_vertex,
             max_chi2_per_ndf=settings.max_chi2_per_ndf,
+            numbers=tuple(settings.numbers),
         )
 
 

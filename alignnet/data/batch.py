@@ -56,6 +56,11 @@ class Batch(NamedTuple):
                 parts.append(self._replace(**per_hit, **per_track))
         return parts
 
+    def take(self, rows: Tensor) -> Batch:
+        """Some of the tracks; the events stay."""
+        per_track = (*Batch._fields[:4], *_PER_TRACK)
+        return self._replace(**{name: getattr(self, name)[rows] for name in per_track})
+
     @property
     def n_tracks(self) -> int:
         """Number of tracks."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,12 +27,12 @@ from alignnet.data.event_table import Events
 from alignnet.data.tracks import Array, Tracks
 from alignnet.errors import ConfigError
 from alignnet.evaluation.dca import PER_TRACK, DcaSample
-from alignnet.evaluation.impact import BeamSpot, Impact, impact, state_covariance, vertices
+from alignnet.evaluation.fitted_tracks import FreeTracks, TrackFitter
+from alignnet.evaluation.impact import BeamSpot, Impact, impact, vertex_fit, vertices
+from alignnet.evaluation.places import Places
 from alignnet.geometry.detector import Detector
 from alignnet.loss.chi2 import HelixChi2
-from alignnet.loss.noise import NoiseModel
 from alignnet.physics.helix import Helix
-from alignnet.sensors.sensor import SensorLayer
 
 VERTICES = ("given", "truth", "leave_one_out")
 
@@ -50,13 +50,8 @@ def event_batches(
     Raises:
         ConfigError: the true vertex is asked for and not known, or there is no such choice.
     """
-    if vertex not in VERTICES:
-        raise ConfigError(f"evaluation.dca_vertex is {vertex!r}; choose from {list(VERTICES)}")
+    check_vertex(tracks, vertex)
     if vertex == "truth":
-        if "position" not in tracks.truth:
-            raise ConfigError(
-                "evaluation.dca_vertex is 'truth', but the tracks have no truth_position; choose given"
-            )
         exact = np.zeros((len(tracks), 6))
         tracks = replace(
             tracks, vertex=tracks.truth.get("vertex", tracks.truth["position"]), vertex_cov=exact
@@ -64,6 +59,20 @@ def event_batches(
     events = Events(tracks, detector)
     for first in range(0, len(events), batch_events):
         yield events.__getitems__(range(first, min(first + batch_events, len(events))))
+
+
+def check_vertex(tracks: Tracks, vertex: str) -> None:
+    """Refuse a reference of the DCA that there is not.
+
+    Raises:
+        ConfigError: the true vertex is asked for and not known, or there is no such choice.
+    """
+    if vertex not in VERTICES:
+        raise ConfigError(f"evaluation.dca_vertex is {vertex!r}; choose from {list(VERTICES)}")
+    if vertex == "truth" and "position" not in tracks.truth:
+        raise ConfigError(
+            "evaluation.dca_vertex is 'truth', but the tracks have no truth_position; choose given"
+        )
 
 
 def dca_sample(
@@ -102,39 +111,51 @@ def dca_sample(
         raise ConfigError(f"the DCA's reference geometry {reference!r} is not one of {list(geometries)}")
     if detector.b_z == 0:
         return None
-    fits = _TrackFits(loss, detector, vertex, beam_spot, max_vertex_sigma)
-    parts = [
-        _batch_sample(fits, geometries, batch, reference, max_chi2_per_ndf)
-        for batch in batches
-        if batch.n_tracks
-    ]
+    fitter, approach = (
+        TrackFitter(loss, detector),
+        Approach(detector.b_z, vertex, beam_spot, max_vertex_sigma),
+    )
+    places = {name: Places(detector, local) for name, local in geometries.items()}
+    parts = []
+    for batch in batches:
+        if batch.n_tracks:
+            free = {name: fitter.fit_free(place, batch) for name, place in places.items()}
+            found = {name: approach(tracks, batch) for name, tracks in free.items()}
+            usable = None
+            if max_chi2_per_ndf is not None:
+                usable = free[reference].chi2 <= max_chi2_per_ndf * free[reference].ndf
+            parts.append(sample_of(found, batch, reference, usable))
     return _joined(parts) if any(len(part) for part in parts) else None
 
 
-class _TrackFits:
-    """Fits tracks without the vertex in any geometry."""
+class Approached(NamedTuple):
+    """Closest approaches of a batch's tracks to the vertices of their events."""
+
+    impact: Impact  # (tracks,), the vertices' uncertainty in its covariance
+    known: Tensor  # where fit and vertex are known (tracks,)
+
+
+class Approach:
+    """Takes fitted tracks to the vertices of their events.
+
+    Args:
+        b_z: field [T].
+        vertex: "given" or "truth" (then batches carry it), or "leave_one_out".
+        beam_spot: with "leave_one_out", joins the vertex fit.
+        max_sigma: with "leave_one_out", how well a vertex must be known along each axis [cm].
+    """
 
     def __init__(
-        self, loss: HelixChi2, detector: Detector, vertex: str, beam_spot: BeamSpot | None, max_sigma: float
+        self, b_z: float, vertex: str, beam_spot: BeamSpot | None = None, max_sigma: float = 100e-4
     ) -> None:
-        like = loss.noise
-        noise = NoiseModel(detector, "full", like.log_term, like.energy_loss, like.momentum, like.systematic)
-        self.chi2 = HelixChi2(detector, noise, vertex="absent", iterations=loss.iterations)
-        self.sensors, self.b_z = SensorLayer.of(detector), detector.b_z
-        self.vertex, self.beam_spot, self.max_sigma = vertex, beam_spot, max_sigma
+        self.b_z, self.vertex, self.beam_spot, self.max_sigma = b_z, vertex, beam_spot, max_sigma
 
     @torch.no_grad()
-    def __call__(self, local: Tensor, batch: Batch) -> tuple[Impact, Tensor, Tensor]:
-        """Closest approaches to the vertex, χ²/ν (tracks,), and where both are known (tracks,)."""
-        self.sensors.set_local(local)
-        planes = self.sensors.planes(batch.uv, batch.sensor)
-        fit = self.chi2.fit(planes, batch)
-        chi2 = self.chi2.at(planes, fit, batch)
-        _, jacobian, _ = self.chi2.rows(planes, fit, batch)
-        usable = fit.ok & batch.outward & chi2.track.isfinite()
-        found, known = self._to_vertex(fit.helix, state_covariance(jacobian), usable, batch)
-        finite = found.distance.isfinite().all(-1) & found.covariance.isfinite().all((-1, -2))
-        return found, chi2.track / chi2.ndf.clamp_min(1), usable & known & finite
+    def __call__(self, tracks: FreeTracks, batch: Batch) -> Approached:
+        """The tracks of a batch."""
+        found, known = self._to_vertex(tracks.helix, tracks.covariance, tracks.usable, batch)
+        finite = found.distance.isfinite().all(-1) & found.covariance.isfinite().all(-1).all(-1)
+        return Approached(found, tracks.usable & known & finite)
 
     def _to_vertex(
         self, helix: Helix, covariance: Tensor, usable: Tensor, batch: Batch
@@ -142,26 +163,13 @@ class _TrackFits:
         if self.vertex != "leave_one_out":
             found = impact(helix, covariance, batch.vertex, self.b_z)
             return _with_vertex(found, batch.vertex_cov), batch.has_vertex
-        reference = self._start(batch)
-        for _ in range(2):
-            found = impact(helix, covariance, reference[batch.event], self.b_z)
-            reference = reference + vertices(found, usable, batch.event, reference, self.beam_spot).offset
-        found = impact(helix, covariance, reference[batch.event], self.b_z)
+        reference, found = vertex_fit(helix, covariance, usable, batch, self.b_z, self.beam_spot)
         others = vertices(found, usable, batch.event, reference, self.beam_spot, leave_one_out=True)
         distance = found.distance + (found.towards @ others.offset[..., None]).squeeze(-1)
         sigma = others.covariance.diagonal(dim1=-2, dim2=-1).amax(-1).sqrt()
         return _with_vertex(found._replace(distance=distance), others.covariance), others.known & (
             sigma < self.max_sigma
         )
-
-    def _start(self, batch: Batch) -> Tensor:
-        """Where the vertex fit is linearised first (events, 3)."""
-        start = batch.vertex.new_zeros(batch.n_events, 3)
-        if self.beam_spot is not None:
-            start = start + self.beam_spot.position
-        rows = batch.has_vertex.nonzero().squeeze(-1)
-        start[batch.event[rows]] = batch.vertex[rows]
-        return start
 
 
 def _with_vertex(found: Impact, covariance: Tensor) -> Impact:
@@ -171,25 +179,33 @@ def _with_vertex(found: Impact, covariance: Tensor) -> Impact:
     )
 
 
-def _batch_sample(
-    fits: _TrackFits, geometries: Mapping[str, Tensor], batch: Batch, reference: str, max_chi2: float | None
+def sample_of(
+    found: Mapping[str, Approached], batch: Batch, reference: str, usable: Tensor | None = None
 ) -> DcaSample:
-    found = {name: fits(local, batch) for name, local in geometries.items()}
-    keep = torch.stack([usable for _, _, usable in found.values()]).all(0)
-    if max_chi2 is not None:
-        keep &= found[reference][1] <= max_chi2
-    five = found[reference][0].perigee
+    """The tracks of a batch that all geometries know.
+
+    Args:
+        found: by geometry.
+        batch: the tracks.
+        reference: the geometry of p_T, φ and η.
+        usable: leave out others (tracks,).
+    """
+    keep = torch.stack([one.known for one in found.values()]).all(0)
+    if usable is not None:
+        keep &= usable
+    five = found[reference].impact.perigee
     columns = {
         "pt": five.q_over_pt.abs().reciprocal(),
         "phi": five.phi0,
         "eta": five.tan_lambda.asinh(),
         "charge": five.q_over_pt.sign(),
     }
-    sigma = {name: one.covariance.diagonal(dim1=-2, dim2=-1).sqrt() for name, (one, _, _) in found.items()}
+    impacts = {name: one.impact for name, one in found.items()}
+    sigma = {name: one.covariance.diagonal(dim1=-2, dim2=-1).sqrt() for name, one in impacts.items()}
     return DcaSample(
         event=batch.event_number[batch.event][keep].numpy(),
         **{name: _float(column[keep]) for name, column in columns.items()},
-        dca={name: _float(one.distance[keep]) for name, (one, _, _) in found.items()},
+        dca={name: _float(one.distance[keep]) for name, one in impacts.items()},
         sigma={name: _float(value[keep]) for name, value in sigma.items()},
         reference=reference,
     )

@@ -15,13 +15,18 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from alignnet.data.batch import Batch
+from alignnet.evaluation.impact_kernel import impact_tracks
 from alignnet.geometry.plane import Plane
 from alignnet.physics import helix as hx
 from alignnet.physics.helix import Helix, Perigee
+from alignnet.physics.jit import pays
 from alignnet.physics.trackfit import derivatives
+from alignnet.units import CURVATURE
 
 
 class Impact(NamedTuple):
@@ -68,6 +73,8 @@ def impact(helix: Helix, covariance: Tensor, reference: Tensor, b_z: float) -> I
         reference: points (tracks, 3) [cm].
         b_z: field [T].
     """
+    if _is_compiled(helix, covariance):
+        return _compiled(helix, covariance, reference, b_z)
     five = hx.perigee(helix, reference, b_z)
     cosine, sine, zero = five.phi0.cos(), five.phi0.sin(), torch.zeros_like(five.d0)
     axes = ((-sine, cosine, zero), (cosine, sine, zero), (zero, zero, zero + 1))
@@ -79,6 +86,54 @@ def impact(helix: Helix, covariance: Tensor, reference: Tensor, b_z: float) -> I
     towards = torch.stack([-across, five.tan_lambda[:, None] * along - z], -2)
     spread = change @ covariance @ change.transpose(-1, -2)
     return Impact(torch.stack([five.d0, five.z0], -1), spread, towards, five)
+
+
+def _is_compiled(helix: Helix, covariance: Tensor) -> bool:
+    five = covariance.shape[-1] == 5 and covariance.dtype == torch.float64 and covariance.device.type == "cpu"
+    return five and pays(impact_tracks, len(helix.omega))
+
+
+def _compiled(helix: Helix, covariance: Tensor, reference: Tensor, b_z: float) -> Impact:
+    n = len(helix.omega)
+    state = torch.cat([helix.position, helix.direction, helix.omega[:, None]], -1).numpy()
+    five, spread, towards = np.empty((n, 5)), np.empty((n, 2, 2)), np.empty((n, 2, 3))
+    points = reference.expand(n, 3).contiguous().numpy()
+    impact_tracks(state, covariance.contiguous().numpy(), points, five, spread, towards)
+    d0, z0, phi0, tan_lambda, curvature = torch.from_numpy(five).unbind(-1)
+    q_over_pt = -curvature / (CURVATURE * b_z) if b_z else torch.zeros_like(curvature)
+    perigee = Perigee(d0, z0, phi0, tan_lambda, q_over_pt)
+    distance = torch.from_numpy(five[:, :2])
+    return Impact(distance, torch.from_numpy(spread), torch.from_numpy(towards), perigee)
+
+
+def vertex_fit(
+    helix: Helix,
+    covariance: Tensor,
+    usable: Tensor,
+    batch: Batch,
+    b_z: float,
+    beam_spot: BeamSpot | None = None,
+    rounds: int = 2,
+) -> tuple[Tensor, Impact]:
+    """The vertex of each event (events, 3) [cm], and the closest approaches of its tracks to it.
+
+    Args:
+        helix, covariance: tracks fitted to their hits alone.
+        usable: which of them count (tracks,).
+        batch: their events, and the given vertices, from which the search starts.
+        b_z: field [T].
+        beam_spot: known beforehand.
+        rounds: how often the tracks are linearised anew.
+    """
+    reference = batch.vertex.new_zeros(batch.n_events, 3)
+    if beam_spot is not None:
+        reference = reference + beam_spot.position
+    rows = batch.has_vertex.nonzero().squeeze(-1)
+    reference[batch.event[rows]] = batch.vertex[rows]
+    for _ in range(rounds):
+        found = impact(helix, covariance, reference[batch.event], b_z)
+        reference = reference + vertices(found, usable, batch.event, reference, beam_spot).offset
+    return reference, impact(helix, covariance, reference[batch.event], b_z)
 
 
 def vertices(
@@ -119,7 +174,8 @@ def _terms(impacts: Impact, usable: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Each track's AᵀC⁻¹A, −AᵀC⁻¹d and 1, or 0 where it does not count."""
     eye = torch.eye(2, dtype=impacts.covariance.dtype, device=impacts.covariance.device)
     counts = usable[:, None, None]
-    metric = torch.linalg.inv(torch.where(counts, impacts.covariance, eye))
+    (a, b), (_, d) = (row.unbind(-1) for row in torch.where(counts, impacts.covariance, eye).unbind(-2))
+    metric = torch.stack([d, -b, -b, a], -1).unflatten(-1, (2, 2)) / (a * d - b * b)[:, None, None]
     towards = torch.where(counts, impacts.towards, 0.0)
     distance = torch.where(counts, impacts.distance[..., None], 0.0)
     pull = towards.transpose(-1, -2) @ metric

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -15,6 +14,7 @@ from alignnet.errors import GeometryError
 from alignnet.evaluation.colours import diverging
 from alignnet.evaluation.style import styled
 from alignnet.geometry.detector import Detector
+from alignnet.geometry.orientation import is_barrel, middle, sides
 from alignnet.units import UM
 
 
@@ -65,37 +65,18 @@ def correction_map(detector: Detector, local: Tensor, layer: int) -> Figure:
 def outlines(detector: Detector, rows: Tensor) -> tuple[Array, tuple[str, str], tuple[str, str, str]]:
     """Corners of sensors (sensors, 4, 2) in their map's coordinates, and the names of these and of sides."""
     u, _, v = detector.rotation[rows].unbind(-1)
-    half, middle = detector.half[rows], _middle(detector, rows)
+    half, centres = detector.half[rows], middle(detector, rows)
     signs = ((-1, -1), (-1, 1), (1, 1), (1, -1))
-    corners = np.stack([(middle + u * a * half[:, :1] + v * b * half[:, 1:]).numpy() for a, b in signs], 1)
-    if not _is_barrel(detector, rows):
+    corners = np.stack([(centres + u * a * half[:, :1] + v * b * half[:, 1:]).numpy() for a, b in signs], 1)
+    if not is_barrel(detector, rows):
         return corners[..., :2], ("x [cm]", "y [cm]"), ("towards +x", "towards +y", "towards +z")
-    about = np.arctan2(middle[:, 1].numpy(), middle[:, 0].numpy())[:, None]
+    about = np.arctan2(centres[:, 1].numpy(), centres[:, 0].numpy())[:, None]
     phi = np.arctan2(corners[..., 1], corners[..., 0])
     unwrapped = about + np.remainder(phi - about + np.pi, 2 * np.pi) - np.pi
-    sides = (r"towards $+\varphi$", "towards $+z$", "outwards")
-    return np.stack([corners[..., 2], unwrapped], -1), ("z [cm]", r"$\varphi$ [rad]"), sides
+    names = (r"towards $+\varphi$", "towards $+z$", "outwards")
+    return np.stack([corners[..., 2], unwrapped], -1), ("z [cm]", r"$\varphi$ [rad]"), names
 
 
 def oriented(detector: Detector, local: Tensor, rows: Tensor) -> Array:
     """Corrections along u, v, w (sensors, 3) [cm], each counted towards the sides that `outlines` names."""
-    u, normal, v = detector.rotation[rows].unbind(-1)
-    axes = torch.stack([u, v, normal], -1)
-    sides = torch.eye(3, dtype=torch.float64).expand_as(axes)
-    if _is_barrel(detector, rows):
-        outwards = torch.nn.functional.pad(_middle(detector, rows)[:, :2], (0, 1))
-        z = sides[..., 2]
-        sides = torch.stack([torch.linalg.cross(z, outwards), z, outwards], -1)
-    sign = torch.where((axes * sides).sum(-2) < 0, -1.0, 1.0)
-    return np.asarray((sign * local[rows, :3]).numpy())
-
-
-def _middle(detector: Detector, rows: Tensor) -> Tensor:
-    """Centres of the active areas (sensors, 3) [cm]."""
-    u, _, v = detector.rotation[rows].unbind(-1)
-    centre = detector.centre[rows]
-    return detector.translation[rows] + u * centre[:, :1] + v * centre[:, 1:]
-
-
-def _is_barrel(detector: Detector, rows: Tensor) -> bool:
-    return bool((detector.rotation[rows, 2, 1].abs() < 0.5).all())
+    return np.asarray((sides(detector, rows) * local[rows, :3]).numpy())

@@ -40,6 +40,9 @@ _AXIS = {
     "pt": r"$p_\mathrm{T}$ [GeV/$c$]",
     "phi": r"$\varphi$ [rad]",
     "eta": r"$\eta$",
+    "charge": "charge",
+    "top": r"$y < 0$ (bottom), $y > 0$ (top)",
+    "side": r"$x < 0$, $x > 0$",
 }
 
 

@@ -13,19 +13,21 @@ widen.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from alignnet.data.batch import Batch
+from alignnet.evaluation.fitted_tracks import FittedTracks, TrackFitter
+from alignnet.evaluation.hit_sums import SensorSums, add_hits, add_hits_pays
+from alignnet.evaluation.places import Places
 from alignnet.evaluation.statistics import Histogram, number
 from alignnet.geometry.detector import Detector
-from alignnet.loss.chi2 import Chi2, HelixChi2
-from alignnet.loss.residuals import LayerSums, path_residual
+from alignnet.loss.chi2 import HelixChi2
+from alignnet.loss.residuals import LayerSums
 from alignnet.sensors.sensor import SensorLayer
-from alignnet.solvers.unbiased import unbiased
 from alignnet.units import UM
 
 _FINE, _LARGEST = 2e-4, 2.0  # [cm] bins of residuals: about 0.1 µm wide at 0, none beyond 2 cm
@@ -40,9 +42,17 @@ class Spread:
 
     def add(self, values: Tensor, sensor: Tensor, keep: Tensor) -> None:
         """Add (tracks, hits, 2) of sensors (tracks, hits) where `keep` (tracks, hits) and finite."""
+        if add_hits_pays(values):
+            add_hits(values, sensor, keep, self.sums, self.histogram)
+            return
         keep = keep & values.isfinite().all(-1)
         self.sums.add(values, sensor, keep)
         self.histogram.add(values[keep], self.sums.index[sensor[keep].cpu()])
+
+    def merge(self, other: Spread) -> None:
+        """Add what another has seen of other hits."""
+        self.sums.sums += other.sums.sums
+        self.histogram.counts += other.histogram.counts
 
     @property
     def count(self) -> Tensor:
@@ -73,20 +83,33 @@ class ResidualSummary:
     biased: Spread
     unbiased: Spread
     pull: Spread  # unbiased residuals over their expected widths
-    expected: LayerSums  # of the expected widths of unbiased residuals
-    sensors: LayerSums  # biased residuals per sensor
+    expected: Spread  # of the expected widths of unbiased residuals
+    sensors: SensorSums  # per sensor
     totals: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_TOTALS, 0.0))
+
+    @classmethod
+    def of(cls, detector: Detector) -> ResidualSummary:
+        """Of no tracks yet."""
+        layer = detector.layer
+        return cls(
+            layers=detector.layers,
+            biased=Spread(layer, _FINE, _LARGEST),
+            unbiased=Spread(layer, _FINE, _LARGEST),
+            pull=Spread(layer, 0.5, 1e4),
+            expected=Spread(layer, _FINE, _LARGEST),
+            sensors=SensorSums(len(detector)),
+        )
 
     @property
     def expected_width(self) -> Tensor:
         """R.m.s. of the expected widths of unbiased residuals (layers, 2)."""
-        count, _, square = self.expected.sums.unbind(-1)
+        count, _, square = self.expected.sums.sums.unbind(-1)
         return (square / count).sqrt()
 
     @property
     def sensor_table(self) -> tuple[Tensor, Tensor, Tensor]:
         """Hits (sensors,), mean and standard deviation of biased residuals (sensors, 2); NaN without hits."""
-        return self.sensors.sums[:, 0, 0], *self.sensors.mean_and_width()
+        return self.sensors.count, *self.sensors.mean_and_width("biased")
 
     @property
     def chi2_per_ndf(self) -> float:
@@ -107,6 +130,25 @@ class ResidualSummary:
     def n_rejected(self) -> int:
         """Tracks that could not be fitted, that the robust weights cut, or with too large a χ²/ν."""
         return round(self.totals["tracks"] - self.totals["used"])
+
+    def add(self, tracks: FittedTracks) -> None:
+        """Add a batch's tracks."""
+        sensor, keep = tracks.batch.sensor, tracks.used_hits
+        self.biased.add(tracks.biased, sensor, keep)
+        self.unbiased.add(tracks.unbiased, sensor, keep)
+        self.pull.add(tracks.unbiased / tracks.expected, sensor, keep)
+        self.expected.add(tracks.expected, sensor, keep)
+        self.sensors.add(tracks.biased, tracks.unbiased, sensor, keep)
+        values = (*tracks.sums, int((tracks.weight > 0).sum()), len(tracks.weight))
+        for name, value in zip(_TOTALS, values, strict=True):
+            self.totals[name] += value
+
+    def merge(self, other: ResidualSummary) -> None:
+        """Add what another has seen of other tracks."""
+        for name in ("biased", "unbiased", "pull", "expected", "sensors"):
+            getattr(self, name).merge(getattr(other, name))
+        for name in _TOTALS:
+            self.totals[name] += other.totals[name]
 
     def _per_ndf(self, name: str) -> float:
         return self.totals[name] / self.totals["ndf"] if self.totals["ndf"] else float("nan")
@@ -129,21 +171,12 @@ def residual_summary(
         batches: events.
         max_chi2_per_ndf: leave out tracks with a larger χ²/ν (wrong matches).
     """
-    summary = _empty(detector)
+    summary, places = ResidualSummary.of(detector), Places(detector, sensors.local())
+    fitter = TrackFitter(loss, detector, free=False)
     for batch in batches:
         if batch.n_tracks:
-            chi2 = accepted(loss(sensors, batch), max_chi2_per_ndf)
-            _add_residuals(summary, loss, sensors, chi2)
-            _add_totals(summary.totals, chi2)
+            summary.add(fitter(places, batch, max_chi2_per_ndf))
     return summary
-
-
-def accepted(chi2: Chi2, max_chi2_per_ndf: float | None) -> Chi2:
-    """The same χ² with no weight for tracks beyond `max_chi2_per_ndf`."""
-    if max_chi2_per_ndf is None:
-        return chi2
-    small = (chi2.track + chi2.vertex) <= max_chi2_per_ndf * chi2.ndf
-    return replace(chi2, weight=torch.where(small, chi2.weight, 0.0))
 
 
 def residual_metrics(
@@ -185,34 +218,3 @@ def _row(after: ResidualSummary, before: ResidualSummary | None, i: int, k: int)
 def _widths(prefix: str, spread: Spread, i: int, k: int) -> dict[str, float | None]:
     columns = {"mean": spread.mean, "width": spread.width, "core_width": spread.core_width}
     return {f"{prefix}{name}_um": number(values[i, k] / UM) for name, values in columns.items()}
-
-
-def _empty(detector: Detector) -> ResidualSummary:
-    layer = detector.layer
-    return ResidualSummary(
-        layers=detector.layers,
-        biased=Spread(layer, _FINE, _LARGEST),
-        unbiased=Spread(layer, _FINE, _LARGEST),
-        pull=Spread(layer, 0.5, 1e4),
-        expected=LayerSums(layer),
-        sensors=LayerSums(torch.arange(len(detector))),
-    )
-
-
-def _add_residuals(summary: ResidualSummary, loss: HelixChi2, sensors: SensorLayer, chi2: Chi2) -> None:
-    batch, biased, left = chi2.batch, path_residual(loss, chi2), unbiased(loss, sensors, chi2)
-    keep = chi2.used_hits
-    summary.biased.add(biased, batch.sensor, keep)
-    summary.sensors.add(biased, batch.sensor, keep)
-    summary.unbiased.add(left.residual, batch.sensor, keep)
-    summary.pull.add(left.residual / left.expected, batch.sensor, keep)
-    summary.expected.add(left.expected, batch.sensor, keep & left.expected.isfinite().all(-1))
-
-
-def _add_totals(totals: dict[str, float], chi2: Chi2) -> None:
-    total, ndf = chi2.per_event()
-    used = chi2.weight > 0
-    vertex = (torch.where(used, chi2.vertex, 0.0) * chi2.weight).sum() + chi2.origin.sum()
-    values: tuple[Any, ...] = (total.sum(), vertex, ndf.sum(), used.sum(), used.numel())
-    for name, value in zip(_TOTALS, values, strict=True):
-        totals[name] += float(value)

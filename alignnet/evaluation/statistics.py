@@ -29,8 +29,9 @@ WINDOW = 2.5
 _DENSITY = math.exp(-(WINDOW**2) / 2) / math.sqrt(2 * math.pi)
 _INSIDE = math.erf(WINDOW / math.sqrt(2))
 _MEAN_SLOPE = _INSIDE - 2 * WINDOW * _DENSITY
-_C2 = _MEAN_SLOPE / _INSIDE
-_WIDTH_SLOPE = 2 * _MEAN_SLOPE - 2 * _DENSITY * WINDOW * (WINDOW**2 - _C2)
+CORE_VARIANCE = _MEAN_SLOPE / _INSIDE
+"""Mean square of a Gaussian of width 1 within its core."""
+_WIDTH_SLOPE = 2 * _MEAN_SLOPE - 2 * _DENSITY * WINDOW * (WINDOW**2 - CORE_VARIANCE)
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Core:
     @property
     def log_width_influence(self) -> Array:
         """What each value adds to the fluctuation of the logarithm of the width (n,)."""
-        return self.inside * (self.pull**2 - _C2) / (_WIDTH_SLOPE * max(len(self.pull), 1))
+        return self.inside * (self.pull**2 - CORE_VARIANCE) / (_WIDTH_SLOPE * max(len(self.pull), 1))
 
 
 def gaussian_core(values: Array, iterations: int = 50) -> Core:
@@ -71,7 +72,7 @@ def gaussian_core(values: Array, iterations: int = 50) -> Core:
         last, mean, width = (
             (mean, width),
             float(inside.mean()),
-            max(float(inside.std()) / math.sqrt(_C2), 1e-300),
+            max(float(inside.std()) / math.sqrt(CORE_VARIANCE), 1e-300),
         )
         if abs(mean - last[0]) + abs(width - last[1]) < 1e-9 * width:
             break

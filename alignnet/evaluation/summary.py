@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from alignnet.data.atomic import replacing
-from alignnet.data.batch import Batch
-from alignnet.data.tracks import Array, Tracks
+from alignnet.data.tracks import Tracks
 from alignnet.errors import ConfigError
 from alignnet.evaluation import plots
 from alignnet.evaluation.attention import SensorAnswer, sensor_metrics
-from alignnet.evaluation.dca import dca_table
-from alignnet.evaluation.dca_sample import VERTICES, dca_sample, event_batches
-from alignnet.evaluation.residuals import ResidualSummary, residual_metrics, residual_summary
+from alignnet.evaluation.dca_sample import VERTICES, check_vertex, event_batches
+from alignnet.evaluation.levels import level_metrics, write_levels
+from alignnet.evaluation.numbers import DEFAULT_NUMBERS, NUMBERS, sums_of
+from alignnet.evaluation.quality_plots import quality_figures
+from alignnet.evaluation.residuals import ResidualSummary, residual_summary
+from alignnet.evaluation.stream import TrackStream
 from alignnet.evaluation.tables import show
 from alignnet.evaluation.truth import truth_recovery
 from alignnet.evaluation.uncertainty import error_metrics, pull_metrics, spectrum_metrics
@@ -51,6 +53,7 @@ class Evaluation:
         answer: what else is known of each sensor, for those that need attention.
         dca_vertex: "given", "leave_one_out" or "truth".
         max_chi2_per_ndf: leave out tracks beyond it.
+        numbers: what to find beside residuals, χ² and DCA, of `alignnet.evaluation.numbers.NUMBERS`.
 
     Raises:
         ConfigError: a value cannot be used.
@@ -69,10 +72,13 @@ class Evaluation:
     answer: SensorAnswer | None = None
     dca_vertex: str = "given"
     max_chi2_per_ndf: float | None = None
+    numbers: Sequence[str] = DEFAULT_NUMBERS
 
     def __post_init__(self) -> None:
         if self.dca_vertex not in VERTICES:
             raise ConfigError(f"evaluation.dca_vertex is {self.dca_vertex!r}; choose from {list(VERTICES)}")
+        if unknown := sorted(set(self.numbers) - set(NUMBERS)):
+            raise ConfigError(f"evaluation.numbers has {unknown}; choose from {list(NUMBERS)}")
         if self.max_chi2_per_ndf is not None and not self.max_chi2_per_ndf > 0:
             raise ConfigError(
                 f"evaluation.max_chi2_per_ndf is {self.max_chi2_per_ndf}; expected a number > 0, or null"
@@ -86,17 +92,24 @@ class Evaluation:
 
     def run(self, folder: Path, history: Sequence[Mapping[str, float]] = ()) -> dict[str, Any]:
         """Numbers for metrics.json; pictures go to `folder`."""
+        check_vertex(self.tracks, self.dca_vertex)
+        stream = self.stream()
+        sums = stream.run(self.sums)
+        summaries = sums["residuals"].summaries
+        metrics: dict[str, Any] = {"dca": None}
+        for found in sums.values():
+            metrics |= found.metrics()
+        if "levels" in self.numbers:
+            per_sensor = {name: one.sensors for name, one in summaries.items()}
+            metrics |= level_metrics(self.detector, per_sensor)
+            write_levels(folder, self.detector, per_sensor)
         if self.max_chi2_per_ndf is not None:
-            kept = replace(self, tracks=self.tracks.select(self.accepted()), max_chi2_per_ndf=None)
-            return {**kept.run(folder, history), "n_rejected": len(self.tracks) - len(kept.tracks)}
-        summaries = {name: self.residuals(local) for name, local in self.geometries.items()}
-        metrics = residual_metrics(summaries["after"], summaries["before"], summaries.get("ideal"))
+            metrics["n_rejected"] = stream.n_rejected
         if self.truth is not None:
             metrics |= truth_recovery(
                 self.detector, self.before, self.after, self.truth, self.aligned, self.error_draws
             )
         metrics |= self.uncertainty()
-        metrics["dca"] = self.dca()
         metrics["n_aligned"] = int(self.aligned.sum())
         if self.answer is not None:
             table = summaries["after"].sensor_table
@@ -104,34 +117,32 @@ class Evaluation:
         self.draw(folder, metrics, summaries, history)
         return metrics
 
-    def accepted(self) -> Array:
-        """Tracks that fit the aligned detector with χ²/ν up to `max_chi2_per_ndf` (tracks,)."""
-        sensors = SensorLayer.of(self.detector)
-        sensors.set_local(self.after)
-        small = []
-        with torch.no_grad():
-            for batch in event_batches(self.tracks, self.detector):  # in the order of the tracks
-                chi2 = self.loss(sensors, batch)
-                small.append(
-                    (chi2.track + chi2.vertex <= (self.max_chi2_per_ndf or 0.0) * chi2.ndf) & chi2.fit.ok
-                )
-        return torch.cat(small).numpy()
+    def stream(self) -> TrackStream:
+        """The tracks, once, in all geometries."""
+        return TrackStream(
+            self.loss,
+            self.detector,
+            self.tracks,
+            self.geometries,
+            self.has_dca,
+            overlaps="overlaps" in self.numbers,
+            max_chi2_per_ndf=self.max_chi2_per_ndf,
+        )
+
+    @property
+    def has_dca(self) -> bool:
+        """Whether tracks are taken to vertices: where there is a field."""
+        return self.detector.b_z != 0
+
+    def sums(self) -> dict[str, Any]:
+        """What is added up of the tracks, by name."""
+        return sums_of(self.detector, list(self.geometries), self.dca_vertex, self.numbers)
 
     def residuals(self, local: Tensor) -> ResidualSummary:
         """One pass over the tracks with the sensors at `local`."""
         sensors = SensorLayer.of(self.detector)
         sensors.set_local(local)
-        return residual_summary(self.loss, sensors, self.detector, self.batches())
-
-    def batches(self, vertex: str = "given") -> Iterator[Batch]:
-        """Batches of whole events; with "truth", the true production vertex in the place of the file's."""
-        for batch in event_batches(self.tracks, self.detector, vertex):
-            yield from self.loss.parts(batch) if self.dca_vertex != "leave_one_out" else [batch]
-
-    def dca(self) -> dict[str, Any] | None:
-        """DCA in bins of p_T; None without a field or without a vertex."""
-        batches = self.batches(self.dca_vertex)
-        return dca_table(dca_sample(self.loss, self.detector, self.geometries, batches, self.dca_vertex))
+        return residual_summary(self.loss, sensors, self.detector, event_batches(self.tracks, self.detector))
 
     def uncertainty(self) -> dict[str, Any]:
         """What is known of the errors."""
@@ -162,6 +173,9 @@ class Evaluation:
             figures["truth"] = plots.truth_recovery(metrics["truth"], "rigid motions and weak modes removed")
         if metrics.get("dca"):
             figures["dca"] = plots.dca_mean_and_width(metrics["dca"])
+        for by, table in metrics.get("dca_by", {}).items():
+            figures[f"dca_{by}"] = plots.dca_mean_and_width(table)
+        figures |= quality_figures(metrics)
         if metrics.get("spectrum"):
             figures["spectrum"] = plots.spectrum(metrics["spectrum"])
         if history:

@@ -24,14 +24,18 @@ _KINDS = {"none": fk.NONE, "diagonal": fk.DIAGONAL, "full": fk.FULL}
 
 def applies(loss: HelixChi2, batch: Batch) -> bool:
     """Whether a batch can be fitted by compiled loops: on a CPU, in float64, track by track."""
-    plain = type(loss.noise) is NoiseModel and loss.vertex != "fitted" and loss.dtype == torch.float64
-    double = batch.uv.device.type == "cpu" and batch.uv.dtype == torch.float64
-    return plain and double and pays(fk.fit_tracks, batch.n_tracks)
+    return is_plain(loss, batch) and loss.dtype == torch.float64 and pays(fk.fit_tracks, batch.n_tracks)
+
+
+def is_plain(loss: HelixChi2, batch: Batch) -> bool:
+    """Whether compiled loops know this cost's weights, and can read this batch."""
+    plain = type(loss.noise) is NoiseModel and loss.vertex != "fitted"
+    return plain and batch.uv.device.type == "cpu" and batch.uv.dtype == torch.float64
 
 
 def fitted(loss: HelixChi2, planes: Plane, batch: Batch) -> fk.Fitted:
     """The batch's tracks, fitted."""
-    measured, model = _measured(loss, planes, batch), _model(loss)
+    measured, model = measured_of(loss, planes, batch), model_of(loss)
     tracks, hits = batch.is_hit.shape
     full, rows = (tracks if model.kind == fk.FULL else 0), 2 * hits
     out = fk.Fitted(
@@ -56,7 +60,7 @@ def helix_of(out: fk.Fitted) -> Helix:
 
 def whitenings_of(out: fk.Fitted, loss: HelixChi2) -> tuple[Whitening, Whitening | None]:
     """Weights of the rows of hits and, where there is one, of the vertex."""
-    model = _model(loss)
+    model = model_of(loss)
     hits = _whitening(model.kind, out.inverse_sigma, out.factor)
     return hits, _whitening(
         model.vertex_kind, out.vertex_inverse, out.vertex_factor
@@ -69,7 +73,8 @@ def _whitening(kind: int, inverse_sigma: np.ndarray, factor: np.ndarray) -> Whit
     return Whitening(torch.from_numpy(inverse_sigma), None)
 
 
-def _model(loss: HelixChi2) -> fk.Model:
+def model_of(loss: HelixChi2) -> fk.Model:
+    """The cost's options, as loops read them."""
     noise = loss.noise
     return fk.Model(
         radius=noise.radius.numpy(),
@@ -88,7 +93,8 @@ def _model(loss: HelixChi2) -> fk.Model:
     )
 
 
-def _measured(loss: HelixChi2, planes: Plane, batch: Batch) -> fk.Measured:
+def measured_of(loss: HelixChi2, planes: Plane, batch: Batch) -> fk.Measured:
+    """A batch on its planes, as loops read it."""
     noise, p = loss.noise, batch.p
     if noise.needs_momentum and not noise.b_z:
         p = noise.momenta(Helix(batch.vertex, batch.vertex, batch.p), batch)

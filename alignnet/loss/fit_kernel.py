@@ -88,15 +88,21 @@ class Room(NamedTuple):
 
 
 @compiled
-def fit_tracks(measured: Measured, model: Model, out: Fitted, first: int, last: int) -> None:
-    """Fit tracks first … last − 1; those that are not determined keep what was reached, without weights."""
-    n = measured.is_hit.shape[1]
-    room = Room(
+def room_for(n: int) -> Room:
+    """Room for tracks of up to n hits."""
+    return Room(
         np.zeros(n, dtype=np.int64), np.zeros(n), np.zeros((2 * n + 2, 6)), np.zeros((2 * n + 2, 6)),
         np.zeros((2 * n, 2 * n)), np.zeros((2 * n, 2 * n)), np.zeros((n, 2, 2)), np.zeros((3, n)),
         np.zeros((2, n, n)), np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(3), np.zeros(3), np.zeros(5),
         np.zeros((6, 6)), np.zeros((2, 2)),
     )  # fmt: skip
+
+
+@compiled
+def fit_tracks(measured: Measured, model: Model, out: Fitted, first: int, last: int) -> None:
+    """Fit tracks first … last − 1; those that are not determined keep what was reached, without weights."""
+    n = measured.is_hit.shape[1]
+    room = room_for(n)
     for t in range(first, last):
         count = 0
         for h in range(n):
@@ -109,12 +115,37 @@ def fit_tracks(measured: Measured, model: Model, out: Fitted, first: int, last: 
 
 @compiled
 def _fit_track(t: int, n: int, measured: Measured, model: Model, out: Fitted, room: Room) -> bool:
-    q, index, good = out.state[t], room.columns, True
+    q, good = out.state[t], True
+    if not rough_fit(t, n, q, measured, model, room):
+        return False
+    if model.vertex:
+        weigh_vertex(t, q, measured, model, out, room)
+    for _ in range(model.iterations):
+        raw_rows(t, n, 2, q, measured, room)
+        whiten(n, model.kind == FULL, room)
+        used = 2 * n
+        if model.vertex and measured.has_vertex[t]:
+            vertex_rows(t, q, used, model.vertex_kind == FULL, measured, out, room)
+            used += 2
+        good = tk.gauss_newton(room.rows, used, model.n_parameters, room.normal, room.delta) and good
+        tk.update(q, room.frame, room.delta)
+    return good
+
+
+@compiled
+def rough_fit(t: int, n: int, q: Array, measured: Measured, model: Model, room: Room) -> bool:
+    """One step from the seed with the intrinsic resolution alone, and weights there; whether all went well.
+
+    Args:
+        t: the track, of which `n` hits are in `room.columns`.
+        q: its state (7,), set here.
+    """
+    index = room.columns
     seed_state(measured.origin[t], index, n, measured.outward[t], model.b_z, q)
     for i in range(n):
         h = index[i]
         room.s[i] = tk.line_to_plane(q, measured.origin[t, h], measured.normal[t, h])
-    _raw_rows(t, n, 5, q, measured, room)
+    raw_rows(t, n, 5, q, measured, room)
     for i in range(n):
         for k in range(2):
             weight = 1 / math.sqrt(measured.variance[t, index[i], k])
@@ -125,24 +156,11 @@ def _fit_track(t: int, n: int, measured: Measured, model: Model, out: Fitted, ro
     for i in range(n):
         h = index[i]
         room.s[i] = tk.path_to_plane(q, measured.origin[t, h], measured.normal[t, h], room.s[i], 2)
-    if not good or not _weigh(t, n, q, measured, model, room):
-        return False
-    if model.vertex:
-        _weigh_vertex(t, q, measured, model, out, room)
-    for _ in range(model.iterations):
-        _raw_rows(t, n, 2, q, measured, room)
-        _whiten(n, model.kind == FULL, room)
-        used = 2 * n
-        if model.vertex and measured.has_vertex[t]:
-            _vertex_rows(t, q, used, model.vertex_kind == FULL, measured, out, room)
-            used += 2
-        good = tk.gauss_newton(room.rows, used, model.n_parameters, room.normal, room.delta) and good
-        tk.update(q, room.frame, room.delta)
-    return good
+    return good and _weigh(t, n, q, measured, model, room)
 
 
 @compiled
-def _raw_rows(t: int, n: int, steps: int, q: Array, measured: Measured, room: Room) -> None:
+def raw_rows(t: int, n: int, steps: int, q: Array, measured: Measured, room: Room) -> None:
     """Derivatives and residuals of all hits where the track crosses their planes."""
     tk.frame(q[3:6], room.frame)
     for i in range(n):
@@ -155,7 +173,8 @@ def _raw_rows(t: int, n: int, steps: int, q: Array, measured: Measured, room: Ro
 
 
 @compiled
-def _whiten(n: int, correlated: bool, room: Room) -> None:
+def whiten(n: int, correlated: bool, room: Room) -> None:
+    """The hits' rows times their weights."""
     for a in range(2 * n):
         for c in range(6):
             room.rows[a, c] = 0.0
@@ -216,7 +235,7 @@ def _scatter(t: int, n: int, q: Array, measured: Measured, model: Model, room: R
 
 
 @compiled
-def _weigh_vertex(t: int, q: Array, measured: Measured, model: Model, out: Fitted, room: Room) -> None:
+def weigh_vertex(t: int, q: Array, measured: Measured, model: Model, out: Fitted, room: Room) -> None:
     """Axes and weights of the vertex' rows."""
     target, axes, two = measured.vertex[t], out.axes[t], room.two
     tk.point_and_tangent(q, tk.path_to_axis(q, target[0], target[1]), room.x, axes[2])
@@ -240,7 +259,7 @@ def _weigh_vertex(t: int, q: Array, measured: Measured, model: Model, out: Fitte
 
 
 @compiled
-def _vertex_rows(
+def vertex_rows(
     t: int, q: Array, first: int, correlated: bool, measured: Measured, out: Fitted, room: Room
 ) -> None:
     """The two rows of the vertex, whitened, after the hits'."""

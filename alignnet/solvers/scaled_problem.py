@@ -186,8 +186,8 @@ class ScaledProblem:
 
     def gradient_left(self, x: Array) -> float:
         """Norm of the gradient at the scaled step x over that at 0, both under the constraints."""
-        left, start = self._exact.project(self.b - self.multiply(x)), self._exact.project(self.b)
-        return float(np.linalg.norm(left) / max(np.linalg.norm(start), 1e-300))
+        left = np.linalg.norm(self._exact.project(self.b - self.multiply(x)))
+        return float(left) / max(float(np.linalg.norm(self._exact.project(self.b))), 1e-300)
 
     def _transposed(self, gradient: Array) -> Array:
         return np.einsum("bij,bi->bj", self.factor, gradient.reshape(len(self.factor), -1)).ravel()

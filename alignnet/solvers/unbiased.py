@@ -16,7 +16,7 @@ from torch import Tensor
 
 from alignnet.loss.chi2 import Chi2, HelixChi2
 from alignnet.sensors.sensor import SensorLayer
-from alignnet.solvers.linearised import linearise_at
+from alignnet.solvers.linearised import Block, linearise_at
 
 
 class Unbiased(NamedTuple):
@@ -31,9 +31,20 @@ def unbiased(loss: HelixChi2, sensors: SensorLayer, chi2: Chi2) -> Unbiased:
     """Unbiased residuals of a batch at the fit of its χ²."""
     batch = chi2.batch
     block = linearise_at(loss, sensors, sensors.planes(batch.uv, batch.sensor), chi2.fit, batch)
-    if len(block.origin_inverse):
-        origin = block.towards_origin @ block.origin_inverse[batch.event]
-        block = block._replace(metric=block.metric - origin @ block.towards_origin.transpose(-1, -2))
+    return unbiased_of(loss, without_origins(block), chi2)
+
+
+def without_origins(block: Block) -> Block:
+    """Tracks with the metric of the joint fit where their events' origins are fitted too."""
+    if not len(block.origin_inverse):
+        return block
+    origin = block.towards_origin @ block.origin_inverse[block.event]
+    return block._replace(metric=block.metric - origin @ block.towards_origin.transpose(-1, -2))
+
+
+@torch.no_grad()
+def unbiased_of(loss: HelixChi2, block: Block, chi2: Chi2) -> Unbiased:
+    """The same from the linearised tracks, origins projected out."""
     own = block.own_metric()
     determined = torch.linalg.det(own) > 1e-9 * own.diagonal(dim1=-2, dim2=-1).prod(-1).clamp_min(1e-30)
     eye = torch.eye(2, dtype=own.dtype, device=own.device)
@@ -43,5 +54,5 @@ def unbiased(loss: HelixChi2, sensors: SensorLayer, chi2: Chi2) -> Unbiased:
     # The metric carries the track's robust weight, which says nothing about how far its hits stray.
     variance = inverse.diagonal(dim1=-2, dim2=-1) * chi2.weight[:, None, None]
     if chi2.fit.hit_weight is not None:  # nor does the hit's own
-        variance = variance - loss.noise.variance(batch) * (1 / chi2.fit.hit_weight - 1)[..., None]
+        variance = variance - loss.noise.variance(chi2.batch) * (1 / chi2.fit.hit_weight - 1)[..., None]
     return Unbiased(residual, variance.clamp_min(0).sqrt())

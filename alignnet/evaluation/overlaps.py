@@ -1,0 +1,137 @@
+"""Tracks with two hits in one layer: how neighbouring sensors stand to each other, whatever the rest does.
+
+The double difference is the residual of the hit at larger φ minus that of its partner, both left out of the
+fit together, along +φ (u) and +z (v); predicted minus measured, as all residuals. If the further of two
+staves really stands δ further along φ than it is believed to, its mean is δ. What moves both alike drops out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignnet.data.tracks import Array
+from alignnet.errors import GeometryError
+from alignnet.evaluation.fitted_tracks import FittedTracks
+from alignnet.evaluation.overlap_pairs import tracks_of
+from alignnet.evaluation.statistics import Histogram, number
+from alignnet.geometry.detector import Detector
+from alignnet.geometry.orientation import sides
+from alignnet.units import UM
+
+MIN_PAIRS = 20
+"""Pairs of staves with fewer hits have no mean."""
+
+
+class Overlaps:
+    """Double differences per layer, and per pair of staves.
+
+    Args:
+        detector: its staves are the level `Stave`, or else its sensors.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        self.layers = detector.layers
+        index = {layer: i for i, layer in enumerate(self.layers)}
+        self.layer = torch.tensor([index[layer] for layer in detector.layer.tolist()])
+        self.stave, self.names = _staves(detector)
+        self.side, self.phi = _orientation(detector)
+        self.histogram = Histogram(len(self.layers), 2e-4, 2.0)
+        self.pulls = np.zeros((len(self.layers), 2, 2))  # Σ of squared pulls, and how many
+        self.sums = np.zeros((len(self.layers), 2, 3))
+        self.pairs = np.zeros((len(self.names), len(self.names), 2, 3))
+
+    def add(self, tracks: FittedTracks) -> None:
+        """Add the pairs of a batch."""
+        if not len(tracks.pairs.hits):
+            return
+        track = tracks_of(tracks.pairs)
+        sensor = tracks.batch.sensor[track[:, None], torch.from_numpy(tracks.pairs.hits)]
+        side = self.side[sensor].to(tracks.pair.dtype)  # (pairs, hit, coordinate)
+        ahead = torch.sin(self.phi[sensor[:, 1]] - self.phi[sensor[:, 0]])
+        sign = torch.where(ahead >= 0, 1.0, -1.0).to(side)[:, None]
+        oriented = side * tracks.pair
+        difference = sign * (oriented[:, 1] - oriented[:, 0])
+        block = tracks.pair_covariance
+        own = block.diagonal(dim1=-2, dim2=-1).unflatten(1, (2, 2)).sum(1)
+        both = torch.stack([block[:, 0, 2], block[:, 1, 3]], -1)
+        variance = own - 2 * side[:, 0] * side[:, 1] * both
+        good = (tracks.weight[track] > 0) & difference.isfinite().all(-1) & (variance > 0).all(-1)
+        further = torch.where(ahead >= 0, sensor[:, 1], sensor[:, 0])
+        former = torch.where(ahead >= 0, sensor[:, 0], sensor[:, 1])
+        self._add(difference[good], variance[good], former[good], further[good])
+
+    def _add(self, difference: Tensor, variance: Tensor, former: Tensor, further: Tensor) -> None:
+        layer, values = self.layer[former], difference.double().numpy()
+        self.histogram.add(difference, layer)
+        moments = np.stack([np.ones_like(values), values, values**2], -1)
+        np.add.at(self.sums, layer.numpy(), moments)
+        np.add.at(self.pairs, (self.stave[former].numpy(), self.stave[further].numpy()), moments)
+        pull = (difference.square() / variance).double().numpy()
+        np.add.at(self.pulls, layer.numpy(), np.stack([pull, np.ones_like(pull)], -1))
+
+    def merge(self, other: Overlaps) -> None:
+        """Add what another has seen."""
+        self.histogram.counts += other.histogram.counts
+        for name in ("pulls", "sums", "pairs"):
+            np.add(getattr(self, name), getattr(other, name), out=getattr(self, name))
+
+    def metrics(self) -> dict[str, Any]:
+        """For metrics.json, `layer<N>.<u|v>` and `staves`, columns with an entry a pair of staves."""
+        core = self.histogram.core_width()
+        layers = {}
+        for i, layer in enumerate(self.layers):
+            row = {}
+            for k, c in enumerate("uv"):
+                square, n = self.pulls[i, k]
+                row[c] = _numbers(self.sums[i, k]) | {
+                    "core_width_um": number(core[i, k] / UM),
+                    "pull_width": number(np.sqrt(square / n)) if n else None,
+                }
+            layers[f"layer{layer}"] = row
+        return {**layers, "staves": self._staves()}
+
+    def _staves(self) -> dict[str, list[Any]]:
+        """Pairs of staves with enough hits, by their names."""
+        columns: dict[str, list[Any]] = {"first": [], "next": [], "n": []}
+        for a, b in np.argwhere(self.pairs[:, :, 0, 0] >= MIN_PAIRS).tolist():
+            columns["first"].append(self.names[a])
+            columns["next"].append(self.names[b])
+            columns["n"].append(int(self.pairs[a, b, 0, 0]))
+            for k, c in enumerate("uv"):
+                for key, value in _numbers(self.pairs[a, b, k]).items():
+                    if key != "n":
+                        columns.setdefault(f"{key.removesuffix('_um')}_{c}_um", []).append(value)
+        return columns
+
+
+def _numbers(moments: Array) -> dict[str, float | None]:
+    n, first, second = moments.tolist()
+    mean = first / n if n else float("nan")
+    width = float(np.sqrt(max(second / n - mean**2, 0.0))) if n else float("nan")
+    error = width / np.sqrt(n - 1) if n > 1 else float("nan")
+    columns = {"mean_um": mean / UM, "mean_error_um": error / UM, "width_um": width / UM}
+    return {"n": round(n)} | {key: number(value) for key, value in columns.items()}
+
+
+def _staves(detector: Detector) -> tuple[Tensor, tuple[str, ...]]:
+    """The stave of each sensor, and the staves' names; sensors where there are none."""
+    try:
+        stave, names = detector.groups("stave")
+    except GeometryError:
+        return torch.arange(len(detector)), detector.names
+    if (stave < 0).any():
+        return torch.arange(len(detector)), detector.names
+    return stave, names
+
+
+def _orientation(detector: Detector) -> tuple[Tensor, Tensor]:
+    """Signs of u and v (sensors, 2), and the azimuth of each sensor (sensors,)."""
+    side = torch.ones(len(detector), 2, dtype=torch.float64)
+    for layer in detector.layers:
+        rows = (detector.layer == layer).nonzero().squeeze(-1)
+        side[rows] = sides(detector, rows)[:, :2]
+    return side, torch.atan2(detector.translation[:, 1], detector.translation[:, 0])

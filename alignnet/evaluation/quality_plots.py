@@ -1,0 +1,166 @@
+"""Figures of how tracks fit and of where residuals lie, from the numbers of metrics.json; a function each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from alignnet.evaluation.style import STYLE, layer_axis, numbers, styled
+
+
+def quality_figures(metrics: Mapping[str, Any]) -> dict[str, Figure]:
+    """Every figure of this file that metrics.json has the numbers for, by the name of its picture."""
+    figures = {}
+    if metrics.get("fit"):
+        figures["fit_quality"] = fit_quality(metrics["fit"])
+    if metrics.get("surface"):
+        figures["surface"] = surface_map(metrics["surface"])
+    if metrics.get("overlaps") and any(one["staves"]["n"] for one in metrics["overlaps"].values()):
+        figures["overlaps"] = overlaps(metrics["overlaps"])
+    levels = metrics.get("residual_levels") or {}
+    for level in ("HalfBarrel", "Stave"):
+        if "volumes" in levels.get(level, {}):
+            figures[f"residuals_{level.lower()}"] = volume_residuals(levels, level)
+    return figures
+
+
+@styled
+def fit_quality(fit: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """χ²/ndf and p-values of the tracks in each geometry; p-values of a good fit are flat.
+
+    Args:
+        fit: `fit` of metrics.json.
+    """
+    figure = Figure(figsize=(7.6, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, found in fit.items():
+        edges = np.asarray(found["chi2_per_ndf_edges"])
+        _density(left, np.asarray(found["chi2_per_ndf_counts"]), edges, name, name)
+        counts = np.asarray(found["p_value_counts"])
+        distance = found["p_value_ks_distance"]
+        label = name if distance is None else f"{name} ({distance:.3f})"
+        _density(right, counts, np.linspace(0, 1, len(counts) + 1), name, label)
+    right.axhline(1, color="0.75", linewidth=0.8, zorder=0)
+    left.set(
+        xlabel=r"$\chi^2$ / ndf (last bin: all beyond)", ylabel="tracks (unit area)", xlim=(0, edges[-1])
+    )
+    right.set(xlabel=r"$p$-value", xlim=(0, 1), yscale="log")
+    left.legend(loc="upper right")
+    right.legend(loc="best", title="KS distance to flat", title_fontsize=8)
+    return figure
+
+
+@styled
+def surface_map(surface: Mapping[str, Any], name: str = "after") -> Figure:
+    """Mean unbiased residuals over the sensors' surfaces, all sensors of a layer on one another, u above v.
+
+    Args:
+        surface: `surface` of metrics.json.
+        name: of the geometry.
+    """
+    layers = surface[name]
+    figure = Figure(figsize=(max(4.0, 1.75 * len(layers)), 4.6), layout="constrained")
+    axes = figure.subplots(2, len(layers), squeeze=False, sharex=True, sharey=True)
+    for k, c in enumerate("uv"):
+        values = [np.array([numbers(row) for row in found[f"mean_{c}_um"]]) for found in layers.values()]
+        edge = max(float(np.nanquantile(np.abs(np.stack(values)), 0.99)) if _any(values) else 1.0, 1e-3)
+        for axis, layer, means in zip(axes[k], layers, values, strict=True):
+            image = axis.imshow(
+                means.T,
+                origin="lower",
+                extent=(-1, 1, -1, 1),
+                aspect="auto",
+                cmap="RdBu_r",
+                vmin=-edge,
+                vmax=edge,
+            )
+            axis.set_title(f"layer {layer.removeprefix('layer')}, {c}", fontsize=9)
+        figure.colorbar(image, ax=list(axes[k]), pad=0.01, aspect=12).set_label("mean [µm]", fontsize=9)
+    figure.supxlabel("u over half the active width", fontsize=10)
+    figure.supylabel("v over half the active length", fontsize=10)
+    figure.suptitle(f"unbiased residuals, {name}", fontsize=10)
+    return figure
+
+
+@styled
+def overlaps(found: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Double differences where sensors overlap: mean and width of each layer, and the scatter of stave pairs.
+
+    Args:
+        found: `overlaps` of metrics.json.
+    """
+    figure = Figure(figsize=(8.6, 4.8), layout="constrained")
+    axes = figure.subplots(2, 3, sharex="col")
+    for row, c, towards in zip(axes, "uv", (r"$r\varphi$", "$z$"), strict=True):
+        for name, one in found.items():
+            layers = [int(key.removeprefix("layer")) for key in one if key != "staves"]
+            rows = [one[f"layer{layer}"][c] for layer in layers]
+            row[0].errorbar(
+                layers, numbers([r["mean_um"] for r in rows]), numbers([r["mean_error_um"] for r in rows]),
+                label=name, **STYLE[name],
+            )  # fmt: skip
+            row[1].plot(layers, numbers([r["core_width_um"] for r in rows]), label=name, **STYLE[name])
+            style = {key: STYLE[name][key] for key in ("color", "linestyle")}
+            means = numbers(one["staves"].get(f"mean_{c}_um", []))
+            if len(means):
+                edge = _edge(found, c)
+                row[2].hist(
+                    np.clip(means, -edge, edge), np.linspace(-edge, edge, 41), histtype="step", **style
+                )
+        for axis in row[:2]:
+            layer_axis(axis, layers)
+        row[0].axhline(0, color="0.75", linewidth=0.8, zorder=0)
+        row[0].set_ylabel(f"mean along {towards} [µm]")
+        row[1].set_ylabel(f"core width along {towards} [µm]")
+        row[1].set_ylim(bottom=0)
+        row[2].set_ylabel("pairs of staves")
+    axes[1, 0].set_xlabel("layer")
+    axes[1, 1].set_xlabel("layer")
+    axes[1, 2].set_xlabel("mean of a pair [µm]")
+    axes[0, 0].legend(loc="best")
+    return figure
+
+
+@styled
+def volume_residuals(levels: Mapping[str, Any], level: str = "Stave") -> Figure:
+    """Mean unbiased residual of each volume of a level, in each geometry, in the detector's order.
+
+    Args:
+        levels: `residual_levels` of metrics.json.
+        level: one with `volumes`.
+    """
+    volumes = levels[level]["volumes"]
+    figure = Figure(figsize=(8.6, 4.4), layout="constrained")
+    axes = figure.subplots(2, 1, sharex=True)
+    for axis, c in zip(axes, "uv", strict=True):
+        for name, columns in volumes.items():
+            if name != "name":
+                style = STYLE[name] | {"linestyle": "none", "markersize": 3}
+                axis.plot(numbers(columns[f"unbiased_mean_{c}_um"]), label=name, **style)
+        axis.axhline(0, color="0.75", linewidth=0.8, zorder=0)
+        axis.set_ylabel(f"mean in {c} [µm]")
+        axis.set_yscale("symlog", linthresh=10)
+    axes[0].legend(loc="best", ncols=3)
+    axes[1].set_xlabel(f"{level.lower()}, in the detector's order")
+    return figure
+
+
+def _density(axis: Axes, counts: np.ndarray, edges: np.ndarray, name: str, label: str) -> None:
+    total = max(float(counts.sum()), 1.0)
+    style = {key: STYLE[name][key] for key in ("color", "linestyle")}
+    axis.stairs(counts / total / np.diff(edges), edges, label=label, linewidth=1.2, **style)
+
+
+def _any(values: list[np.ndarray]) -> bool:
+    return any(bool(np.isfinite(one).any()) for one in values)
+
+
+def _edge(found: Mapping[str, Mapping[str, Any]], c: str) -> float:
+    """Half the range that holds nearly all pairs of staves of the widest geometry [µm]."""
+    sizes = [np.abs(numbers(one["staves"].get(f"mean_{c}_um", []))) for one in found.values()]
+    every = np.concatenate([*sizes, [1.0]])
+    return float(np.nanquantile(every, 0.98))

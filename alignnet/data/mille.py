@@ -229,10 +229,6 @@ def _parse(words: Array, starts: Array, place: RawBlock) -> MilleRecords:
     _require(np.isfinite(value), record, value, "finite numbers", place)
     _require(label >= 0, record, label, "local indices and labels > 0", place)
     is_sigma, is_local, is_global = zero & ~in_local, ~zero & in_local, ~zero & ~in_local
-    most = np.bincount(record, minlength=len(starts) - 1)[record]
-    _require(
-        ~is_local | (label <= most), record, label, "local indices no larger than the record is long", place
-    )
     _require(value[is_sigma] > 0, record[is_sigma], value[is_sigma], "sigma > 0", place)
     measurement, total = (seen - 1) // 2, int(zeros.sum()) // 2
     return MilleRecords(

@@ -15,7 +15,7 @@ import numpy as np
 
 from alignnet.data.tracks import Array
 from alignnet.solvers.jit import compiled
-from alignnet.solvers.record_kernels import NO_ROOM, Buffers, find, parse
+from alignnet.solvers.record_kernels import NO_ROOM, UNDETERMINED, Buffers, find, parse
 
 PAIR = 1 << 31  # key of blocks (i, j), i <= j: i · PAIR + j
 HUBER, CAUCHY = 1.345, 2.3849
@@ -263,6 +263,9 @@ def accumulate(
         if need > len(values) or 2 * need > len(pairs):
             return k, 0
         m, n = parse(words, singles, starts[order[k]], b)
+        if m == UNDETERMINED:
+            totals[4] += 1
+            continue
         if m < 0:
             return k, m
         blocks = place(m, known, table, unknown, at, b)

@@ -14,8 +14,9 @@ import numpy as np
 from alignnet.data.tracks import Array
 from alignnet.solvers.jit import compiled
 
-UNREADABLE, NO_ROOM = -1, -2
-"""Why a record is not taken: the reference reader must look at it, or the buffers are too small."""
+UNREADABLE, NO_ROOM, UNDETERMINED = -1, -2, -3
+"""Why a record is not taken: the reference reader must look at it, the buffers are too small, or it has more
+track parameters than measurements."""
 
 
 class Buffers(NamedTuple):
@@ -108,11 +109,12 @@ def scan(
         first: where to begin.
         table: rows of the labels so far; the value counts them through.
         entries: for each, measurements and records that have it, and the last such record (labels, 3).
-        largest: most measurements, track parameters, and globals of a measurement; labels; records so far.
+        largest: most measurements, track parameters (of records with as many measurements), and globals of a
+            measurement; labels; records so far.
 
     Returns:
         The first record that was not scanned, and why: 0 if none is left, NO_ROOM in the table, or UNREADABLE
-        for one with a special block or a local index beyond the number of its words.
+        for one with a special block.
     """
     for r in range(first, len(starts) - 1):
         if largest[3] > len(entries) - 2 * (starts[r + 1] - starts[r]):
@@ -122,16 +124,14 @@ def scan(
         labels = begin + (n if size > 0 else 2 * n)
         if _has_special_block(words, begin, labels, n, size < 0):
             return r, UNREADABLE
-        zeros, n_globals = 0, 0
+        zeros, n_globals, n_local = 0, 0, 0
         for k in range(1, n):
             label = words[labels + k]
             if label == 0:
                 zeros += 1
                 n_globals = 0
-            elif label >= n and zeros % 2 == 1:
-                return r, UNREADABLE
             elif label > 0 and zeros % 2 == 1:
-                largest[1] = max(largest[1], label)
+                n_local = max(n_local, label)
             elif label > 0:
                 n_globals += 1
                 largest[2] = max(largest[2], n_globals)
@@ -146,6 +146,8 @@ def scan(
                     entries[i, 1] += 1
                     entries[i, 2] = largest[4]
         largest[0] = max(largest[0], zeros // 2)
+        if n_local <= zeros // 2:  # or they are not determined, or the file is damaged
+            largest[1] = max(largest[1], n_local)
         largest[4] += 1
     return len(starts) - 1, 0
 
@@ -162,16 +164,18 @@ def number_at(words: Array, singles: Array, values: int, k: int, b: Buffers, is_
 
 @compiled
 def parse(words: Array, singles: Array, start: int, b: Buffers) -> tuple[int, int]:
-    """Read the record that starts at a word into the buffers; (measurements, locals), or (UNREADABLE, 0)."""
+    """Read the record that starts at a word into the buffers; (measurements, locals), or why not, and 0."""
     size = words[start]
     is_double, n, values = size < 0, abs(size) // 2, start + 1
     labels = values + (2 * n if is_double else n)
-    m, n_local, in_local = 0, 0, False
+    m, n_local, in_local, undetermined = 0, 0, False, False
     for k in range(1, n):
         label, value = words[labels + k], number_at(words, singles, values, k, b, is_double)
         if label < 0 or not np.isfinite(value) or (m == 0 and label > 0):
             return UNREADABLE, 0
-        if label > 0 and in_local:
+        if label > b.local.shape[1] and in_local:
+            undetermined = True
+        elif label > 0 and in_local:
             while n_local < label:
                 for i in range(m):
                     b.local[i, n_local] = 0.0
@@ -189,4 +193,6 @@ def parse(words: Array, singles: Array, start: int, b: Buffers) -> tuple[int, in
             for a in range(n_local):
                 b.local[m, a] = 0.0
             m, in_local = m + 1, True
-    return (UNREADABLE, 0) if in_local else (m, n_local)
+    if in_local:
+        return UNREADABLE, 0
+    return (UNDETERMINED, 0) if undetermined else (m, n_local)

@@ -29,7 +29,9 @@ def test_a_run_leaves_its_answer_its_numbers_its_pictures_and_how_to_repeat_it(t
     events = {name for name in found if name.startswith("tensorboard/events.out.tfevents.")}
     pictures = {name for name in found if name.startswith("evaluation/") and name.endswith(".png")}
     assert events
-    names = ("residuals", "residual_histograms", "truth", "dca", "convergence")
+    names = ["residuals", "residual_histograms", "truth", "dca", "convergence", "fit_quality", "surface"]
+    names += [f"dca_{by}" for by in ("phi", "eta", "charge", "top", "side")]
+    names += ["residuals_halfbarrel", "residuals_stave"]
     layers = {f"evaluation/corrections_layer{layer}.png" for layer in range(4)}
     assert pictures == layers | {f"evaluation/{name}.png" for name in names}
     for name in pictures:
@@ -39,7 +41,7 @@ def test_a_run_leaves_its_answer_its_numbers_its_pictures_and_how_to_repeat_it(t
     assert found - events - pictures == {
         "alignment.root", "metrics.json", "train.log", "checkpoints/last.ckpt", "checkpoints/best.ckpt",
         "tensorboard/hparams.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/hydra.yaml",
-        "evaluation/report.html",
+        "evaluation/report.html", "evaluation/residuals_sensor.csv",
     }  # fmt: skip
 
 

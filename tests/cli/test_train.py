@@ -29,7 +29,9 @@ def test_a_run_leaves_its_answer_its_numbers_its_pictures_and_how_to_repeat_it(t
     events = {name for name in found if name.startswith("tensorboard/events.out.tfevents.")}
     pictures = {name for name in found if name.startswith("evaluation/") and name.endswith(".png")}
     assert events
-    names = ("residuals", "residual_histograms", "truth", "dca", "convergence")
+    names = ("residuals", "residual_histograms", "truth", "dca", "convergence", "fit_quality", "surface",
+             "overlaps", "residuals_halfbarrel", "residuals_stave", "dca_phi", "dca_eta", "dca_charge",
+             "dca_top", "dca_side")  # fmt: skip
     layers = {f"evaluation/corrections_layer{layer}.png" for layer in range(4)}
     assert pictures == layers | {f"evaluation/{name}.png" for name in names}
     for name in pictures:
@@ -38,6 +40,7 @@ def test_a_run_leaves_its_answer_its_numbers_its_pictures_and_how_to_repeat_it(t
         assert content.endswith(b"IEND\xaeB\x60\x82")
     assert found - events - pictures == {
         "alignment.root", "metrics.json", "train.log", "checkpoints/last.ckpt", "checkpoints/best.ckpt",
+        "evaluation/residuals_sensor.csv",
         "tensorboard/hparams.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/hydra.yaml",
     }  # fmt: skip
 

@@ -62,6 +62,7 @@ class Evaluation:
     max_tracks: int | None
     max_chi2_per_ndf: float | None
     numbers: list[str]
+    decays: Section
 
 
 def check_keys(config: DictConfig) -> None:

@@ -1,8 +1,8 @@
 """Masses of K⁰_S → π⁺π⁻, Λ → pπ⁻ and D⁰ → K⁻π⁺ against p_T and φ: curvature, seen by physics.
 
-A mass that drifts with p_T or φ, or is wider than it has to be, is what weak modes do that no residual shows. Pairs
-of opposite charge are fitted to a common point (`two_body`); plain cuts keep those that fly away from the
-event's vertex and point back to it. Histograms of the mass are all that is kept.
+A mass that drifts with p_T or φ, or is wider than it has to be, is what weak modes do that no residual shows.
+Pairs of opposite charge are fitted to a common point (`two_body`); plain cuts keep those that fly away from
+the event's vertex and point back to it. Histograms of the mass are all that is kept.
 """
 
 from __future__ import annotations
@@ -64,6 +64,12 @@ class Decay:
     min_pointing: float = 0.998
     max_chi2: float = 8.0
 
+    @property
+    def assignments(self) -> list[tuple[float, float]]:
+        """Masses of the positive and the negative track, of the particle and of its antiparticle."""
+        positive, negative = self.daughters
+        return [self.daughters, (negative, positive)] if self.conjugate else [self.daughters]
+
 
 DECAYS = {
     "k0s": Decay((PION_MASS, PION_MASS), 0.497611),
@@ -89,7 +95,8 @@ def decays_of(wanted: Mapping[str, Mapping[str, float]]) -> dict[str, Decay]:
             raise ConfigError(f"evaluation.decays has {name!r}; choose from {list(DECAYS)}")
         if unknown := sorted(set(changes or {}) - cuts):
             raise ConfigError(f"evaluation.decays.{name} has {unknown}; choose from {sorted(cuts)}")
-        found[name] = replace(DECAYS[name], **dict(changes or {}))
+        numbers: dict[str, Any] = dict(changes or {})
+        found[name] = replace(DECAYS[name], **numbers)
     return found
 
 
@@ -126,7 +133,7 @@ class Decays:
         for name, decay in self.wanted.items():
             keep = (d0 > decay.min_d0) & (distance > decay.min_flight) & (distance < decay.max_flight)
             keep &= (pointing > decay.min_pointing) & (found.chi2 < decay.max_chi2)
-            for daughters in {decay.daughters, decay.daughters[::-1] if decay.conjugate else decay.daughters}:
+            for daughters in decay.assignments:
                 mass = invariant_mass(found.momentum, daughters)
                 self._count(self.counts[name], decay, mass[keep], pt[keep], phi[keep])
 
@@ -154,17 +161,15 @@ class Decays:
     def _of(self, name: str, decay: Decay) -> dict[str, Any]:
         counts = self.counts[name]
         edges = np.linspace(decay.mass - decay.half_window, decay.mass + decay.half_window, MASS_BINS + 1)
-        found: dict[str, Any] = {
-            "mass_low": float(edges[0]), "mass_high": float(edges[-1]), "counts": counts[0].astype(int).tolist()
-        }  # fmt: skip
+        found: dict[str, Any] = {"mass_low": float(edges[0]), "mass_high": float(edges[-1])}
+        found["counts"] = counts[0].astype(int).tolist()
         first = 0
         for by, bounds in EDGES.items():
             rows = counts[first : first + len(bounds) - 1]
             columns = _peaks(rows, edges, decay)
             if by != "all":
-                columns |= {
-                    f"{by}_low": [number(x) for x in bounds[:-1]], f"{by}_high": [number(x) for x in bounds[1:]]
-                }  # fmt: skip
+                ends = {f"{by}_low": bounds[:-1], f"{by}_high": bounds[1:]}
+                columns |= {key: [number(x) for x in values] for key, values in ends.items()}
             found[by] = columns
             first += len(bounds) - 1
         return found

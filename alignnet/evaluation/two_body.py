@@ -69,7 +69,9 @@ def meet(tracks: FreeTracks, pairs: Tensor, start: Tensor, b_z: float) -> Meetin
         move = vertices(found, usable, event, place).offset
         place = (place + move.nan_to_num()).clamp(-_FURTHEST, _FURTHEST)
     found = impact(helix, covariance, place[event], b_z)
-    square = (found.distance[:, None] @ torch.linalg.solve(found.covariance, found.distance[..., None])).flatten()
+    square = (
+        found.distance[:, None] @ torch.linalg.solve(found.covariance, found.distance[..., None])
+    ).flatten()
     return Meeting(place, square.unflatten(0, (-1, 2)).sum(-1), _momenta(found).unflatten(0, (-1, 2)))
 
 

@@ -140,10 +140,11 @@ def test_the_mass_of_the_kaon_comes_back_with_little_else(kaons):
         meet(tracks, pairs, batch.vertex[pairs[:, 0]], 0.5).momentum, (PION_MASS,) * 2
     )
     low, middle, high = mass.quantile(torch.tensor([0.158655, 0.5, 0.841345], dtype=mass.dtype)).tolist()
-    assert found["all"]["mean_mev"][0] == pytest.approx(middle, abs=1.0)
+    error = found["all"]["mean_error_mev"][0]
+    assert 0.2 < error < 0.8
+    assert found["all"]["mean_mev"][0] == pytest.approx(middle, abs=4 * error)
     assert found["all"]["width_mev"][0] == pytest.approx(0.5 * (high - low), rel=0.15)
-    # 1/p_T is measured without bias, so that p_T is too large by its relative variance: 6 % make 0.2 %.
-    assert 1e3 * K0S - 0.5 < middle < 1e3 * K0S + 2
+    assert middle == pytest.approx(1e3 * K0S, abs=1.5)
     assert sum(found["phi"]["n"]) == sum(found["pt"]["n"]) == found["all"]["n"][0]
     assert len(found["pt"]["n"]) == len(EDGES["pt"]) - 1
 

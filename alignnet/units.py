@@ -17,3 +17,9 @@ PION_MASS = 0.13957039
 
 ELECTRON_MASS = 0.00051099895
 """Electron [GeV/c²] (PDG 2024)."""
+
+KAON_MASS = 0.493677
+"""Charged kaon [GeV/c²] (PDG 2024)."""
+
+PROTON_MASS = 0.93827209
+"""Proton [GeV/c²] (PDG 2024)."""

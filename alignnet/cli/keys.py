@@ -63,6 +63,7 @@ class Evaluation:
     max_chi2_per_ndf: float | None
     report: bool
     numbers: list[str]
+    decays: Section
 
 
 def check_keys(config: DictConfig) -> None:

@@ -164,11 +164,12 @@ class TrackFitter:
             weight = torch.where(total <= limit * ndf, weight, 0.0)
         used = weight > 0
         all_, of_vertex = ((torch.where(used, part, 0.0) * weight).sum() for part in (total, vertex))
+        sums = float(all_), float(of_vertex), float((ndf * weight).sum())
         return FittedTracks(
             batch, total, ndf, weight, batch.is_hit & used[:, None],
             torch.from_numpy(found.biased), torch.from_numpy(found.unbiased),
-            torch.from_numpy(found.expected), (float(all_), float(of_vertex), float((ndf * weight).sum())),
-            pairs, torch.from_numpy(found.pair).unflatten(1, (2, 2)),
+            torch.from_numpy(found.expected), sums, pairs,
+            torch.from_numpy(found.pair).unflatten(1, (2, 2)),
             torch.from_numpy(found.pair_covariance), free,
         )  # fmt: skip
 

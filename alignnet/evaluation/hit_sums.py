@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alignnet.evaluation.statistics import Histogram
 from alignnet.loss.residuals import LayerSums
-from alignnet.physics.jit import Array, compiled, pays
+from alignnet.physics.jit import Array, compiled, is_finite, pays
 
 KINDS = ("biased", "unbiased")
 
@@ -88,7 +88,7 @@ def add_to_groups(
     scale, step, half = bins
     for t in range(values.shape[0]):
         for h in range(values.shape[1]):
-            if not keep[t, h] or not math.isfinite(values[t, h, 0] + values[t, h, 1]):
+            if not keep[t, h] or not is_finite(values[t, h, 0] + values[t, h, 1]):
                 continue
             g = group[sensor[t, h]]
             for k in range(2):
@@ -105,7 +105,7 @@ def add_to_sensors(values: Array, sensor: Array, keep: Array, sums: Array) -> No
     """Moments (sensors, 2, 3) of hits."""
     for t in range(values.shape[0]):
         for h in range(values.shape[1]):
-            if keep[t, h] and math.isfinite(values[t, h, 0] + values[t, h, 1]):
+            if keep[t, h] and is_finite(values[t, h, 0] + values[t, h, 1]):
                 for k in range(2):
                     x = values[t, h, k]
                     sums[sensor[t, h], k, 0] += 1.0

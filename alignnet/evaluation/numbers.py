@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Any
 
 import torch
 
 from alignnet.evaluation.dca import EDGES, DcaSums
 from alignnet.evaluation.dca_sample import Approach, sample_of
+from alignnet.evaluation.decays import Decay, Decays
 from alignnet.evaluation.fit_quality import FitQuality
-from alignnet.evaluation.fitted_tracks import FittedTracks
+from alignnet.evaluation.monitor import MonitorResiduals
 from alignnet.evaluation.overlaps import Overlaps
 from alignnet.evaluation.residuals import ResidualSummary, residual_metrics
 from alignnet.evaluation.stream import Passed
@@ -25,26 +26,11 @@ NUMBERS = {
     "surface": "mean residuals over the sensors' surfaces",
     "vertex": "the events' vertices",
     "overlaps": "double differences of residuals where sensors overlap",
+    "monitor": "circle-fit residuals as ALICE's quality control has them",
 }
 """What `Evaluation.numbers` may hold."""
 
-DEFAULT_NUMBERS = tuple(NUMBERS)
-
-
-class TrackSums(Protocol):
-    """What is kept of tracks in one geometry."""
-
-    def add(self, tracks: FittedTracks) -> None:
-        """Add the tracks of a batch."""
-        ...
-
-    def merge(self, other: Self) -> None:
-        """Add what another has seen of other tracks."""
-        ...
-
-    def metrics(self) -> dict[str, Any]:
-        """Numbers for metrics.json."""
-        ...
+DEFAULT_NUMBERS = tuple(name for name in NUMBERS if name != "monitor")
 
 
 class ByGeometry:
@@ -54,15 +40,22 @@ class ByGeometry:
         key: under which metrics.json has their numbers.
         geometries: their names.
         make: sums of nothing yet.
+        takes: what they add of a batch in one geometry.
     """
 
-    def __init__(self, key: str, geometries: Sequence[str], make: Callable[[], TrackSums]) -> None:
-        self.key, self.sums = key, {name: make() for name in geometries}
+    def __init__(
+        self,
+        key: str,
+        geometries: Sequence[str],
+        make: Callable[[], Any],
+        takes: Callable[[Passed, str], tuple[Any, ...]],
+    ) -> None:
+        self.key, self.takes, self.sums = key, takes, {name: make() for name in geometries}
 
     def add(self, passed: Passed) -> None:
         """Add a batch."""
         for name, sums in self.sums.items():
-            sums.add(passed.fitted[name])
+            sums.add(*self.takes(passed, name))
 
     def merge(self, other: ByGeometry) -> None:
         """Add what another has seen."""
@@ -72,34 +65,6 @@ class ByGeometry:
     def metrics(self) -> dict[str, Any]:
         """By geometry."""
         return {self.key: {name: sums.metrics() for name, sums in self.sums.items()}}
-
-
-class Vertices:
-    """Vertices fitted from the tracks of events, in each geometry.
-
-    Args:
-        b_z: field [T].
-        geometries: their names.
-    """
-
-    def __init__(self, b_z: float, geometries: Sequence[str]) -> None:
-        self.sums = {name: VertexNumbers(b_z) for name in geometries}
-
-    def add(self, passed: Passed) -> None:
-        """Add a batch."""
-        for name, sums in self.sums.items():
-            free = passed.fitted[name].free
-            assert free is not None
-            sums.add(free, passed.batch, passed.true_vertex)
-
-    def merge(self, other: Vertices) -> None:
-        """Add what another has seen."""
-        for name, sums in self.sums.items():
-            sums.merge(other.sums[name])
-
-    def metrics(self) -> dict[str, Any]:
-        """By geometry."""
-        return {"vertex": {name: sums.metrics() for name, sums in self.sums.items()}}
 
 
 class Residuals:
@@ -150,9 +115,8 @@ class Dca:
                 has_vertex=batch.outward,
             )
         found = {}
-        for name, fitted in passed.fitted.items():
-            assert fitted.free is not None
-            found[name] = self.approach(fitted.free, batch)
+        for name in passed.fitted:
+            found[name] = self.approach(passed.free(name), batch)
         sample = sample_of(found, batch, self.reference)
         if len(sample):
             self.sums.add(sample)
@@ -171,7 +135,11 @@ class Dca:
 
 
 def sums_of(
-    detector: Detector, geometries: Sequence[str], dca_vertex: str, numbers: Sequence[str]
+    detector: Detector,
+    geometries: Sequence[str],
+    dca_vertex: str,
+    numbers: Sequence[str],
+    decays: Mapping[str, Decay],
 ) -> dict[str, Any]:
     """Sums of nothing yet for what is wanted.
 
@@ -180,17 +148,29 @@ def sums_of(
         geometries: names of the geometries.
         dca_vertex: "given", "truth" or "leave_one_out".
         numbers: some of `NUMBERS`.
+        decays: to be searched for, by name.
     """
     sums: dict[str, Any] = {"residuals": Residuals(detector, geometries)}
     if detector.b_z != 0:
         edges = EDGES if "dca_by" in numbers else {"pt": EDGES["pt"]}
         sums["dca"] = Dca(Approach(detector.b_z, dca_vertex), geometries, edges)
-        if "vertex" in numbers:
-            sums["vertex"] = Vertices(detector.b_z, geometries)
-    if "fit" in numbers:
-        sums["fit"] = ByGeometry("fit", geometries, FitQuality)
-    if "surface" in numbers:
-        sums["surface"] = ByGeometry("surface", geometries, lambda: SurfaceMaps(detector))
-    if "overlaps" in numbers:
-        sums["overlaps"] = ByGeometry("overlaps", geometries, lambda: Overlaps(detector))
+    for name, (make, takes, field) in _kinds(detector, decays).items():
+        if (name in numbers or (name == "decays" and decays)) and (detector.b_z != 0 or not field):
+            sums[name] = ByGeometry(name, geometries, make, takes)
     return sums
+
+
+Kind = tuple[Callable[[], Any], Callable[[Passed, str], tuple[Any, ...]], bool]
+
+
+def _kinds(detector: Detector, decays: Mapping[str, Decay]) -> dict[str, Kind]:
+    """What is added up in each geometry on its own, what it takes, and whether it needs a field."""
+    b_z = detector.b_z
+    return {
+        "vertex": (lambda: VertexNumbers(b_z), lambda p, n: (p.free(n), p.batch, p.true_vertex), True),
+        "fit": (FitQuality, lambda p, n: (p.fitted[n],), False),
+        "surface": (lambda: SurfaceMaps(detector), lambda p, n: (p.fitted[n],), False),
+        "overlaps": (lambda: Overlaps(detector), lambda p, n: (p.fitted[n],), False),
+        "monitor": (lambda: MonitorResiduals(detector), lambda p, n: (p.points(n), p.batch), True),
+        "decays": (lambda: Decays(b_z, decays), lambda p, n: (p.free(n), p.batch), True),
+    }

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from alignnet.evaluation.style import STYLE, layer_axis, numbers, styled
@@ -39,15 +40,15 @@ def fit_quality(fit: Mapping[str, Mapping[str, Any]]) -> Figure:
     left, right = figure.subplots(1, 2)
     for name, found in fit.items():
         edges = np.asarray(found["chi2_per_ndf_edges"])
-        _density(left, np.asarray(found["chi2_per_ndf_counts"]), edges, name, name)
+        _density(
+            left, np.asarray(found["chi2_per_ndf_counts"])[:-1], edges[:-1], name, name, found["n_tracks"]
+        )
         counts = np.asarray(found["p_value_counts"])
         distance = found["p_value_ks_distance"]
         label = name if distance is None else f"{name} ({distance:.3f})"
-        _density(right, counts, np.linspace(0, 1, len(counts) + 1), name, label)
+        _density(right, counts, np.linspace(0, 1, len(counts) + 1), name, label, found["n_tracks"])
     right.axhline(1, color="0.75", linewidth=0.8, zorder=0)
-    left.set(
-        xlabel=r"$\chi^2$ / ndf (last bin: all beyond)", ylabel="tracks (unit area)", xlim=(0, edges[-1])
-    )
+    left.set(xlabel=r"$\chi^2$ / ndf", ylabel="tracks (unit area)", xlim=(0, edges[-2]))
     right.set(xlabel=r"$p$-value", xlim=(0, 1), yscale="log")
     left.legend(loc="upper right")
     right.legend(loc="best", title="KS distance to flat", title_fontsize=8)
@@ -65,21 +66,20 @@ def surface_map(surface: Mapping[str, Any], name: str = "after") -> Figure:
     layers = surface[name]
     figure = Figure(figsize=(max(4.0, 1.75 * len(layers)), 4.6), layout="constrained")
     axes = figure.subplots(2, len(layers), squeeze=False, sharex=True, sharey=True)
-    for k, c in enumerate("uv"):
-        values = [np.array([numbers(row) for row in found[f"mean_{c}_um"]]) for found in layers.values()]
-        edge = max(float(np.nanquantile(np.abs(np.stack(values)), 0.99)) if _any(values) else 1.0, 1e-3)
-        for axis, layer, means in zip(axes[k], layers, values, strict=True):
-            image = axis.imshow(
+    for column, (layer, found) in zip(axes.T, layers.items(), strict=True):
+        for axis, c in zip(column, "uv", strict=True):
+            means = np.array([numbers(row) for row in found[f"mean_{c}_um"]])
+            sizes = np.abs(means[np.isfinite(means)])
+            edge = max(float(np.quantile(sizes, 0.99)), 1e-3) if len(sizes) else 1.0
+            axis.imshow(
                 means.T,
                 origin="lower",
                 extent=(-1, 1, -1, 1),
                 aspect="auto",
                 cmap="RdBu_r",
-                vmin=-edge,
-                vmax=edge,
+                norm=Normalize(-edge, edge),
             )
-            axis.set_title(f"layer {layer.removeprefix('layer')}, {c}", fontsize=9)
-        figure.colorbar(image, ax=list(axes[k]), pad=0.01, aspect=12).set_label("mean [µm]", fontsize=9)
+            axis.set_title(f"layer {layer.removeprefix('layer')}, {c}, ±{edge:.2g} µm", fontsize=8)
     figure.supxlabel("u over half the active width", fontsize=10)
     figure.supylabel("v over half the active length", fontsize=10)
     figure.suptitle(f"unbiased residuals, {name}", fontsize=10)
@@ -149,14 +149,11 @@ def volume_residuals(levels: Mapping[str, Any], level: str = "Stave") -> Figure:
     return figure
 
 
-def _density(axis: Axes, counts: np.ndarray, edges: np.ndarray, name: str, label: str) -> None:
-    total = max(float(counts.sum()), 1.0)
+def _density(axis: Axes, counts: np.ndarray, edges: np.ndarray, name: str, label: str, total: float) -> None:
+    """Counts of `total` tracks per unit of the axis and track."""
     style = {key: STYLE[name][key] for key in ("color", "linestyle")}
-    axis.stairs(counts / total / np.diff(edges), edges, label=label, linewidth=1.2, **style)
-
-
-def _any(values: list[np.ndarray]) -> bool:
-    return any(bool(np.isfinite(one).any()) for one in values)
+    density = counts / max(total, 1) / np.diff(edges)
+    axis.stairs(density, edges, label=label, linewidth=1.2, **style)
 
 
 def _edge(found: Mapping[str, Mapping[str, Any]], c: str) -> float:

@@ -1,15 +1,11 @@
-"""Means and widths of distributions with tails, and their errors where tracks share a vertex.
+"""Means and widths of distributions with tails; histograms from micrometres to centimetres.
 
 The **core** of a distribution is the Gaussian that its part within ± WINDOW standard deviations fits: mean
 m and width s with
 
     Σ z 1(|z| < k) = 0,     Σ (z² − c²) 1(|z| < k) = 0,     z = (x − m)/s,  k = WINDOW,
 
-c² = E[z² | |z| < k] of a Gaussian, so that a Gaussian's s is its standard deviation. By the influence of
-each x on the answer, z s/(n A) on m and (z² − c²)/(n B) on ln s (A and B are the equations' slopes for a
-Gaussian), errors follow from sums of influences over the clusters that fluctuate together, and so do those
-of paired comparisons: the influences of the same track on the two answers are subtracted before they are
-squared (the infinitesimal jackknife).
+c² = E[z² | |z| < k] of a Gaussian, so that a Gaussian's s is its standard deviation.
 """
 
 from __future__ import annotations
@@ -28,10 +24,8 @@ WINDOW = 2.5
 
 _DENSITY = math.exp(-(WINDOW**2) / 2) / math.sqrt(2 * math.pi)
 _INSIDE = math.erf(WINDOW / math.sqrt(2))
-_MEAN_SLOPE = _INSIDE - 2 * WINDOW * _DENSITY
-CORE_VARIANCE = _MEAN_SLOPE / _INSIDE
+CORE_VARIANCE = 1 - 2 * WINDOW * _DENSITY / _INSIDE
 """Mean square of a Gaussian of width 1 within its core."""
-_WIDTH_SLOPE = 2 * _MEAN_SLOPE - 2 * _DENSITY * WINDOW * (WINDOW**2 - CORE_VARIANCE)
 
 
 @dataclass(frozen=True)
@@ -41,21 +35,6 @@ class Core:
     mean: float
     width: float
     pull: Array  # (x − mean)/width (n,)
-
-    @property
-    def inside(self) -> Array:
-        """Which values the core was fitted to (n,)."""
-        return np.abs(self.pull) < WINDOW
-
-    @property
-    def mean_influence(self) -> Array:
-        """What each value adds to the mean's fluctuation (n,)."""
-        return self.inside * self.pull * (self.width / (_MEAN_SLOPE * max(len(self.pull), 1)))
-
-    @property
-    def log_width_influence(self) -> Array:
-        """What each value adds to the fluctuation of the logarithm of the width (n,)."""
-        return self.inside * (self.pull**2 - CORE_VARIANCE) / (_WIDTH_SLOPE * max(len(self.pull), 1))
 
 
 def gaussian_core(values: Array, iterations: int = 50) -> Core:
@@ -77,14 +56,6 @@ def gaussian_core(values: Array, iterations: int = 50) -> Core:
         if abs(mean - last[0]) + abs(width - last[1]) < 1e-9 * width:
             break
     return Core(mean, width, (values - mean) / width)
-
-
-def clustered_error(influence: Array, cluster: Array) -> float:
-    """Standard error from influences (n,) of values that fluctuate together within a cluster (n,)."""
-    _, index = np.unique(cluster, return_inverse=True)
-    return (
-        float(np.sqrt(np.square(np.bincount(index, weights=influence)).sum())) if len(cluster) else math.nan
-    )
 
 
 class Histogram:

@@ -17,7 +17,7 @@ from torch import Tensor
 from alignnet.data.batch import Batch
 from alignnet.data.event_table import Events
 from alignnet.data.tracks import Tracks
-from alignnet.evaluation.fitted_tracks import FittedTracks, TrackFitter
+from alignnet.evaluation.fitted_tracks import FittedTracks, FreeTracks, TrackFitter
 from alignnet.evaluation.overlap_pairs import pairs_of
 from alignnet.evaluation.places import Places
 from alignnet.geometry.detector import Detector
@@ -34,6 +34,17 @@ class Passed:
     batch: Batch
     fitted: dict[str, FittedTracks]
     true_vertex: Tensor | None  # where simulated particles started (tracks, 3) [cm]
+    places: dict[str, Places]
+
+    def free(self, name: str) -> FreeTracks:
+        """Tracks fitted to their hits alone."""
+        found = self.fitted[name].free
+        assert found is not None
+        return found
+
+    def points(self, name: str) -> Tensor:
+        """Measured positions (tracks, hits, 3) [cm]."""
+        return self.places[name].planes(self.batch).origin
 
 
 class Sums(Protocol):
@@ -121,4 +132,4 @@ class TrackStream:
             batch, vertex = batch.take(kept), None if vertex is None else vertex[kept]
         pairs = pairs_of(batch, self.detector) if self.overlaps else None
         fitted_in = {name: self.fitter(place, batch, pairs=pairs) for name, place in self.places.items()}
-        return Passed(batch, fitted_in, vertex), lost
+        return Passed(batch, fitted_in, vertex, self.places), lost

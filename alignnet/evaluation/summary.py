@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from alignnet.errors import ConfigError
 from alignnet.evaluation import plots
 from alignnet.evaluation.attention import SensorAnswer, sensor_metrics
 from alignnet.evaluation.dca_sample import VERTICES, check_vertex, event_batches
+from alignnet.evaluation.decays import decays_of
 from alignnet.evaluation.levels import level_metrics, write_levels
 from alignnet.evaluation.numbers import DEFAULT_NUMBERS, NUMBERS, sums_of
+from alignnet.evaluation.physics_plots import physics_figures
 from alignnet.evaluation.quality_plots import quality_figures
 from alignnet.evaluation.residuals import ResidualSummary, residual_summary
 from alignnet.evaluation.stream import TrackStream
@@ -54,6 +56,7 @@ class Evaluation:
         dca_vertex: "given", "leave_one_out" or "truth".
         max_chi2_per_ndf: leave out tracks beyond it.
         numbers: what to find beside residuals, χ² and DCA, of `alignnet.evaluation.numbers.NUMBERS`.
+        decays: to be searched for, with changes of their cuts, of `alignnet.evaluation.decays.DECAYS`.
 
     Raises:
         ConfigError: a value cannot be used.
@@ -73,10 +76,12 @@ class Evaluation:
     dca_vertex: str = "given"
     max_chi2_per_ndf: float | None = None
     numbers: Sequence[str] = DEFAULT_NUMBERS
+    decays: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.dca_vertex not in VERTICES:
             raise ConfigError(f"evaluation.dca_vertex is {self.dca_vertex!r}; choose from {list(VERTICES)}")
+        decays_of(self.decays)
         if unknown := sorted(set(self.numbers) - set(NUMBERS)):
             raise ConfigError(f"evaluation.numbers has {unknown}; choose from {list(NUMBERS)}")
         if self.max_chi2_per_ndf is not None and not self.max_chi2_per_ndf > 0:
@@ -136,7 +141,9 @@ class Evaluation:
 
     def sums(self) -> dict[str, Any]:
         """What is added up of the tracks, by name."""
-        return sums_of(self.detector, list(self.geometries), self.dca_vertex, self.numbers)
+        return sums_of(
+            self.detector, list(self.geometries), self.dca_vertex, self.numbers, decays_of(self.decays)
+        )
 
     def residuals(self, local: Tensor) -> ResidualSummary:
         """One pass over the tracks with the sensors at `local`."""
@@ -175,7 +182,7 @@ class Evaluation:
             figures["dca"] = plots.dca_mean_and_width(metrics["dca"])
         for by, table in metrics.get("dca_by", {}).items():
             figures[f"dca_{by}"] = plots.dca_mean_and_width(table)
-        figures |= quality_figures(metrics)
+        figures |= quality_figures(metrics) | physics_figures(metrics)
         if metrics.get("spectrum"):
             figures["spectrum"] = plots.spectrum(metrics["spectrum"])
         if history:

@@ -13,7 +13,7 @@ import torch
 from alignnet.evaluation.fitted_tracks import FittedTracks
 from alignnet.evaluation.statistics import number
 from alignnet.geometry.detector import Detector
-from alignnet.physics.jit import Array, compiled, pays
+from alignnet.physics.jit import Array, compiled, is_finite, pays
 from alignnet.units import UM
 
 BINS = (12, 24)
@@ -81,7 +81,7 @@ def add_to_surface(
     """Hits, and sums of their values, in bins of the place (layers, bins, bins, 3)."""
     for t in range(values.shape[0]):
         for h in range(values.shape[1]):
-            if not keep[t, h] or not np.isfinite(values[t, h, 0] + values[t, h, 1]):
+            if not keep[t, h] or not is_finite(values[t, h, 0] + values[t, h, 1]):
                 continue
             s = sensor[t, h]
             x = ((uv[t, h, 0] - area[s, 2]) / area[s, 0] + 1) / 2

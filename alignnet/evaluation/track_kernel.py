@@ -15,7 +15,7 @@ import numpy as np
 
 from alignnet.loss import fit_kernel as fk
 from alignnet.physics import track_kernels as tk
-from alignnet.physics.jit import Array, compiled
+from alignnet.physics.jit import Array, compiled, is_finite
 
 _LINEAR = 1e-4
 """Drop of χ² below which a step is so small that residuals follow it linearly: a hundredth of an error."""
@@ -200,7 +200,7 @@ def _step(used: int, n: int, room: fk.Room, work: Work) -> float:
             x -= normal[k, a] * normal[5, k]
         normal[5, a] = x / normal[a, a]
         delta[a] = -normal[5, a] * scale[a]
-    return drop if math.isfinite(drop) else math.nan
+    return drop if is_finite(drop) else math.nan
 
 
 @compiled

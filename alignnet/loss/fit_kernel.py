@@ -9,7 +9,7 @@ import numpy as np
 
 from alignnet.physics import material_kernel as mk
 from alignnet.physics import track_kernels as tk
-from alignnet.physics.jit import Array, compiled
+from alignnet.physics.jit import Array, compiled, is_finite
 from alignnet.physics.seed_kernel import seed_state
 from alignnet.units import CURVATURE
 
@@ -204,7 +204,7 @@ def _weigh(t: int, n: int, q: Array, measured: Measured, model: Model, room: Roo
     for i in range(2 * n):
         weight = 1 / math.sqrt(covariance[i, i])
         room.weights[i, i] = weight
-        good, any_weight = good and math.isfinite(weight), any_weight or weight > 0
+        good, any_weight = good and is_finite(weight), any_weight or weight > 0
     return good and any_weight
 
 
@@ -226,7 +226,7 @@ def _scatter(t: int, n: int, q: Array, measured: Measured, model: Model, room: R
         mk.add_scatterer(room.s, n, room.s[i], omega, angle, curvature, room.lever, room.sums)
     for c in range(len(model.radius)):
         s = tk.path_to_cylinder(q, model.radius[c], room.x, room.t) if measured.crossed[t, c] else np.nan
-        if math.isfinite(s):
+        if is_finite(s):
             along = abs(room.x[0] * room.t[0] + room.x[1] * room.t[1])
             x = model.cylinder_x_over_x0[c] / max(along / model.radius[c], 0.05)
             angle, curvature = mk.widths(p, mass, omega, x, model.log_term)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from alignnet.physics.jit import Array, compiled
+from alignnet.physics.jit import Array, compiled, is_finite
 from alignnet.physics.material import _K_Z_OVER_A_SI, RADIATION_LENGTH_SI
 
 _WIDTH = 4.018 / 2.3548 * 0.5 * _K_Z_OVER_A_SI * RADIATION_LENGTH_SI
@@ -88,7 +88,7 @@ def invert_cholesky(v: Array, n: int, w: Array) -> bool:
                 x -= v[a, k] * v[b, k]
             if b < a:
                 v[a, b] = x * v[b, b]
-            elif not x > 0 or not math.isfinite(x):
+            elif not x > 0 or not is_finite(x):
                 return False
             else:
                 v[a, a] = 1 / math.sqrt(x)  # the diagonal holds its inverse

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from alignnet.physics.jit import Array, compiled
+from alignnet.physics.jit import Array, compiled, is_finite
 
 _ARRIVED = 1e-9  # [cm] a Newton step below this is the last: the next would be 1e-18 times the curvature
 
@@ -204,7 +204,7 @@ def gauss_newton(rows: Array, count: int, n: int, normal: Array, delta: Array) -
             x -= normal[k, a] * normal[5, k]
         normal[5, a] = x / normal[a, a]
         delta[a] = -normal[5, a] * scale[a]
-        finite = finite and math.isfinite(delta[a])
+        finite = finite and is_finite(delta[a])
     if not finite:
         for a in range(n):
             delta[a] = 0.0

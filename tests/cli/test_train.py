@@ -40,8 +40,9 @@ def test_a_run_leaves_its_answer_its_numbers_its_pictures_and_how_to_repeat_it(t
         assert content.endswith(b"IEND\xaeB\x60\x82")
     assert found - events - pictures == {
         "alignment.root", "metrics.json", "train.log", "checkpoints/last.ckpt", "checkpoints/best.ckpt",
+        "evaluation/residuals_sensor.csv",
         "tensorboard/hparams.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/hydra.yaml",
-        "evaluation/report.html", "evaluation/residuals_sensor.csv",
+        "evaluation/report.html",
     }  # fmt: skip
 
 

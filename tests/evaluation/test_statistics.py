@@ -1,4 +1,4 @@
-"""Cores, clustered errors and histograms: what they say of distributions that are known."""
+"""Cores and histograms: what they say of distributions that are known."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from alignnet.evaluation.statistics import Histogram, clustered_error, gaussian_core, number
+from alignnet.evaluation.statistics import Histogram, gaussian_core, number
 
 
 def test_the_core_of_a_gaussian_is_its_mean_and_standard_deviation() -> None:
@@ -28,40 +28,6 @@ def test_wrong_matches_far_out_hardly_touch_the_core() -> None:
     mixed = np.concatenate([good, rng.uniform(-200, 200, 2500)])
     assert np.std(mixed) > 20
     assert gaussian_core(mixed).width == pytest.approx(gaussian_core(good).width, rel=0.02)
-
-
-def draws(rng: np.random.Generator, clusters: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Values of which those of a cluster share a part of their fluctuation."""
-    cluster = np.repeat(np.arange(clusters), size)
-    return rng.normal(0, 0.6, clusters)[cluster] + rng.normal(0, 0.8, clusters * size), cluster
-
-
-def test_errors_of_mean_and_width_are_what_repetitions_scatter_by() -> None:
-    rng = np.random.default_rng(4)
-    found, quoted = [], []
-    for _ in range(400):
-        values, cluster = draws(rng, 100, 8)
-        core = gaussian_core(values)
-        influences = (core.mean_influence, core.width * core.log_width_influence)
-        found.append((core.mean, core.width))
-        quoted.append([clustered_error(influence, cluster) for influence in influences])
-    scatter, mean_quoted = np.std(found, axis=0), np.mean(quoted, axis=0)
-    np.testing.assert_allclose(mean_quoted, scatter, rtol=0.12)
-    # Each value counted on its own would claim half the error of the mean.
-    assert clustered_error(core.mean_influence, np.arange(len(values))) < 0.65 * scatter[0]
-
-
-def test_the_error_of_a_ratio_of_widths_knows_that_both_are_of_the_same_tracks() -> None:
-    rng = np.random.default_rng(5)
-    ratios, errors = [], []
-    for _ in range(300):
-        values = rng.normal(0, 1, 600)
-        one, other = gaussian_core(values), gaussian_core(values + rng.normal(0, 0.2, 600))
-        difference = other.log_width_influence - one.log_width_influence
-        ratios.append(np.log(other.width / one.width))
-        errors.append(clustered_error(difference, np.arange(600)))
-    assert np.mean(errors) == pytest.approx(np.std(ratios), rel=0.15)
-    assert np.mean(errors) < 0.6 * clustered_error(one.log_width_influence, np.arange(600))
 
 
 def test_nothing_has_no_core() -> None:

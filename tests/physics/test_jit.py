@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 
 from alignnet.errors import ConfigError
 from alignnet.physics import jit
-from alignnet.physics.jit import SWITCH, compiled, in_threads, pays
+from alignnet.physics.jit import SWITCH, compiled, in_threads, is_finite, pays
 
 
 @compiled
@@ -58,3 +61,13 @@ def test_an_unknown_switch_is_refused(monkeypatch):
 
 def test_threads_return_answers_in_order():
     assert in_threads(lambda a, b: a * b, [(k, 2) for k in range(9)], 3) == [2 * k for k in range(9)]
+
+
+@compiled
+def sum_is_finite(values):
+    return is_finite(values[0] + values[1])
+
+
+@pytest.mark.parametrize(("pair", "finite"), [((math.nan, 1), False), ((math.inf, 1), False), ((1, 2), True)])
+def test_a_sum_that_is_no_number_is_none_in_loops_that_reorder_sums(pair, finite):
+    assert sum_is_finite(np.array(pair, dtype=np.float64)) == finite

@@ -1,0 +1,92 @@
+"""Figures of masses, and of ALICE's monitor of residuals, from the numbers of metrics.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from alignnet.evaluation.style import STYLE, numbers, styled
+
+_NAMES = {
+    "k0s": r"K$^0_\mathrm{S}\to\pi^+\pi^-$",
+    "lambda": r"$\Lambda\to\mathrm{p}\pi^-$",
+    "d0": r"D$^0\to$K$^-\pi^+$",
+}
+
+
+def physics_figures(metrics: Mapping[str, Any]) -> dict[str, Figure]:
+    """Every figure of this file that metrics.json has the numbers for, by the name of its picture."""
+    decays = metrics.get("decays") or {}
+    names: Mapping[str, Any] = next(iter(decays.values()), {})
+    figures = {f"mass_{name}": mass(decays, name) for name in names}
+    if metrics.get("monitor"):
+        figures["monitor"] = monitor(metrics["monitor"])
+    return figures
+
+
+@styled
+def mass(decays: Mapping[str, Mapping[str, Any]], name: str) -> Figure:
+    """The mass distribution of a decay in each geometry; mean and width of its peak against p_T and φ.
+
+    Args:
+        decays: `decays` of metrics.json.
+        name: of the decay.
+    """
+    figure = Figure(figsize=(9.0, 4.6), layout="constrained")
+    axes = figure.subplots(2, 3, sharex="col")
+    whole = figure.add_subplot(axes[0, 0].get_gridspec()[:, 0])
+    for axis in axes[:, 0]:
+        axis.remove()
+    for i, (geometry, found) in enumerate(decays.items()):
+        one = found[name]
+        edges = 1e3 * np.linspace(one["mass_low"], one["mass_high"], len(one["counts"]) + 1)
+        style = {key: STYLE[geometry][key] for key in ("color", "linestyle")}
+        whole.stairs(one["counts"], edges, label=geometry, linewidth=1.2, **style)
+        for column, by in ((1, "pt"), (2, "phi")):
+            low, high = numbers(one[by][f"{by}_low"]), numbers(one[by][f"{by}_high"])
+            high = np.where(np.isfinite(high), high, 1.5 * low)
+            middle = low + (0.5 + 0.1 * (i - (len(decays) - 1) / 2)) * (high - low)
+            for row, part in enumerate(("mean", "width")):
+                values, errors = (numbers(one[by][f"{part}{kind}_mev"]) for kind in ("", "_error"))
+                plain = STYLE[geometry] | {"linestyle": "none"}
+                axes[row, column].errorbar(middle, values, errors, **plain)
+    whole.set(xlabel=f"mass of {_NAMES.get(name, name)} [MeV/$c^2$]", ylabel="pairs")
+    whole.legend(loc="best")
+    axes[0, 1].set_ylabel("mean [MeV/$c^2$]")
+    axes[1, 1].set_ylabel("width [MeV/$c^2$]")
+    axes[1, 1].set_xlabel(r"$p_\mathrm{T}$ [GeV/$c$]")
+    axes[1, 2].set_xlabel(r"$\varphi$ [rad]")
+    return figure
+
+
+@styled
+def monitor(found: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Mean residuals of circle fits against the chip or module of each layer, across the field above along z.
+
+    Args:
+        found: `monitor` of metrics.json.
+    """
+    layers = list(next(iter(found.values())))
+    figure = Figure(figsize=(max(4.0, 1.9 * len(layers)), 4.6), layout="constrained")
+    axes = figure.subplots(2, len(layers), squeeze=False, sharex="col")
+    for column, layer in zip(axes.T, layers, strict=True):
+        for axis, c in zip(column, ("xy", "z"), strict=True):
+            for geometry, of in found.items():
+                style = {
+                    "color": STYLE[geometry]["color"],
+                    "marker": ".",
+                    "markersize": 2,
+                    "linestyle": "none",
+                }
+                axis.plot(numbers(of[layer][f"mean_{c}_um"]), label=geometry, **style)
+            axis.axhline(0, color="0.75", linewidth=0.8, zorder=0)
+            axis.tick_params(labelsize=8)
+        column[0].set_title(f"layer {layer.removeprefix('layer')}", fontsize=9)
+    axes[0, 0].set_ylabel("mean across the field [µm]")
+    axes[1, 0].set_ylabel("mean along z [µm]")
+    axes[0, 0].legend(loc="best", fontsize=7.5, markerscale=3)
+    figure.supxlabel("chip (inner barrel) or module (outer barrel) of the layer", fontsize=10)
+    return figure

@@ -1,0 +1,195 @@
+"""One pass over the tracks: order, batches and threads make no difference; moved staves show in overlaps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from small_detectors import GUN, barrel, batch_of, random_local, simulated
+
+from alignnet.data.simulate import Simulation
+from alignnet.data.sources import ParticleGun
+from alignnet.data.tracks import Tracks
+from alignnet.evaluation import stream
+from alignnet.evaluation.fit_quality import FitQuality
+from alignnet.evaluation.fitted_tracks import TrackFitter
+from alignnet.evaluation.overlap_pairs import pairs_of
+from alignnet.evaluation.overlaps import Overlaps
+from alignnet.evaluation.places import Places
+from alignnet.evaluation.summary import Evaluation
+from alignnet.geometry.detector import Detector
+from alignnet.loss.chi2 import HelixChi2
+
+UM = 1e-4
+SMALL = barrel(radii=(2.5, 4.0, 7.0, 11.0, 15.0))
+TRUTH = random_local(len(SMALL), 20e-4, 1e-4, seed=3)
+LOSS = HelixChi2(SMALL, normalisation="total")
+
+
+@pytest.fixture(scope="module")
+def tracks() -> Tracks:
+    return simulated(SMALL, GUN, 100, TRUTH, seed=8)
+
+
+def evaluation_of(tracks: Tracks, **changes) -> Evaluation:
+    every = torch.ones(len(SMALL), dtype=torch.bool)
+    made = Evaluation(SMALL, LOSS, tracks, torch.zeros_like(TRUTH), TRUTH / 2, TRUTH, every)
+    return replace(made, **changes)
+
+
+def numbers_of(evaluation: Evaluation) -> dict[str, float]:
+    """Every number of the pass, by its path."""
+    sums = evaluation.stream().run(evaluation.sums)
+    return {k: v for name, one in sums.items() for k, v in flat(one.metrics(), name)}
+
+
+def flat(node, prefix=""):
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else None
+    if items is None:
+        yield prefix, np.nan if node is None else node
+    else:
+        for key, value in items:
+            yield from flat(value, f"{prefix}/{key}")
+
+
+@pytest.fixture(scope="module")
+def numbers(tracks: Tracks) -> dict[str, float]:
+    return numbers_of(evaluation_of(tracks))
+
+
+def test_there_are_numbers_of_everything(numbers):
+    known = {key for key, value in numbers.items() if isinstance(value, str) or np.isfinite(value)}
+    for start in (
+        "dca/dca/after/mean_xy_um",
+        "dca/dca_by/top/ideal/width_z_um",
+        "vertex/vertex/after/x/mean_um",
+        "fit/fit/ideal/p_value_ks_distance",
+        "surface/surface/after/layer2/n_hits",
+        "overlaps/overlaps/before/layer0/u/mean_um",
+        "residuals/residuals/layer1/v/width_um",
+    ):
+        assert any(key.startswith(start) for key in known), start
+
+
+def same(one: dict, other: dict) -> bool:
+    words = {key: value for key, value in one.items() if isinstance(value, str)}
+    assert words == {key: other[key] for key in words}
+    return {k: v for k, v in other.items() if k not in words} == pytest.approx(
+        {k: v for k, v in one.items() if k not in words}, rel=1e-6, abs=1e-7, nan_ok=True
+    )
+
+
+def test_the_order_of_the_events_makes_no_difference(tracks, numbers):
+    order = np.random.default_rng(1).permutation(np.unique(tracks.event))
+    rows = np.concatenate([np.flatnonzero(tracks.event == event) for event in order])
+    assert same(numbers, numbers_of(evaluation_of(tracks.select(rows))))
+
+
+@pytest.mark.parametrize(("batch", "threads"), [(7, 1), (13, 2), (40, 3)])
+def test_batches_and_threads_make_no_difference(tracks, numbers, monkeypatch, batch, threads):
+    monkeypatch.setattr(stream, "BATCH_EVENTS", batch)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert same(numbers, numbers_of(evaluation_of(tracks)))
+
+
+def test_the_pass_leaves_torch_as_many_threads_as_it_had(tracks):
+    before = torch.get_num_threads()
+    numbers_of(evaluation_of(tracks.select(tracks.event < 5)))
+    assert torch.get_num_threads() == before
+
+
+# overlaps
+
+
+@pytest.fixture(scope="module")
+def many(detector: Detector) -> Tracks:
+    return Simulation(ParticleGun(pt_min=0.5, eta_max=0.9), detector, seed=5).generate(400)
+
+
+def overlaps_at(detector: Detector, local: torch.Tensor, tracks: Tracks) -> Overlaps:
+    batch = batch_of(tracks, detector)
+    fitted = TrackFitter(HelixChi2(detector), detector)(
+        Places(detector, local), batch, pairs=pairs_of(batch, detector)
+    )
+    found = Overlaps(detector)
+    found.add(fitted)
+    return found
+
+
+def test_double_differences_of_a_detector_in_its_place_scatter_as_expected(detector, many, nominal):
+    found = overlaps_at(detector, nominal, many).metrics()
+    for layer in range(7):
+        for c in "uv":
+            row = found[f"layer{layer}"][c]
+            assert row["n"] > 100
+            assert row["pull_width"] == pytest.approx(1, abs=0.2)
+            assert abs(row["mean_um"]) < 4 * row["mean_error_um"]
+
+
+def test_a_stave_believed_off_by_some_micrometres_shows_in_its_overlaps_by_as_much(detector, many, nominal):
+    """Along +φ, against the neighbour before it and, with the other sign, the one after it."""
+    stave, names = detector.groups("stave")
+    mine = names.index("ITS/ITSULayer1/ITSUHalfBarrel0/ITSUStave3")
+    inside = stave == mine
+    moved = nominal.clone()
+    along = torch.stack([-detector.translation[:, 1], detector.translation[:, 0]], -1)
+    towards = (detector.rotation[:, :2, 0] * along).sum(-1).sign()
+    moved[:, 0] = -30 * UM * towards * inside  # believed 30 µm short of where it is
+    before, after = (overlaps_at(detector, local, many) for local in (nominal, moved))
+    change = {}
+    for a, b in np.argwhere(before.pairs[:, :, 0, 0] > 5).tolist():
+        means = [one.pairs[a, b, 0, 1] / one.pairs[a, b, 0, 0] / UM for one in (before, after)]
+        change[names[a], names[b]] = means[1] - means[0]
+    name = names[mine]
+    ours = {pair: value for pair, value in change.items() if name in pair}
+    assert len(ours) == 2
+    for (_, further), value in ours.items():
+        assert value == pytest.approx(30 if further == name else -30, abs=3)
+    others = [value for pair, value in change.items() if name not in pair and "Layer1" in pair[0]]
+    assert np.abs(others).max() < 1
+
+
+def test_what_moves_both_hits_alike_does_not_show_in_their_difference(detector, many, nominal):
+    """A layer turned about the beam line by 50 µm."""
+    turned = nominal.clone()
+    layer = detector.layer == 2
+    along = torch.stack([-detector.translation[:, 1], detector.translation[:, 0]], -1)
+    unit = along / along.norm(dim=-1, keepdim=True)
+    turned[:, 0] = 50 * UM * (detector.rotation[:, :2, 0] * unit).sum(-1) * layer
+    one, other = (overlaps_at(detector, local, many).metrics()["layer2"]["u"] for local in (nominal, turned))
+    assert other["mean_um"] == pytest.approx(one["mean_um"], abs=4)
+
+
+# p-values
+
+
+def test_p_values_are_those_of_scipy_and_flat_for_the_true_places(detector, many, nominal):
+    loss = HelixChi2(detector)
+    batch = batch_of(many, detector)
+    fitted = TrackFitter(loss, detector, free=False)(Places(detector, nominal), batch)
+    found = FitQuality()
+    found.add(fitted)
+    p_value = scipy.stats.chi2.sf(fitted.chi2.numpy(), fitted.ndf.numpy())
+    counts, _ = np.histogram(p_value, bins=50, range=(0, 1))
+    np.testing.assert_array_equal(found.metrics()["p_value_counts"], counts)
+    exact = scipy.stats.kstest(p_value, "uniform")
+    assert found.ks_distance == pytest.approx(exact.statistic, abs=1.5e-3)
+    assert exact.pvalue > 1e-3
+
+
+def test_a_misalignment_heaps_p_values_up_at_zero(detector, many, nominal, layer_moved):
+    found = []
+    for local in (nominal, layer_moved):
+        sums = FitQuality()
+        sums.add(
+            TrackFitter(HelixChi2(detector), detector, free=False)(
+                Places(detector, local), batch_of(many, detector)
+            )
+        )
+        found.append(sums.metrics())
+    assert found[0]["p_value_below_1_percent"] < 0.02
+    assert found[1]["p_value_below_1_percent"] > 0.1
+    assert found[1]["p_value_ks_distance"] > 5 * found[0]["p_value_ks_distance"]

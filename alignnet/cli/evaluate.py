@@ -45,7 +45,7 @@ def main(config: DictConfig) -> None:
         settings.data.files = config.data.files
     settings.evaluation.report = config.evaluation.report  # runs of earlier versions have none
     settings.evaluation.setdefault("numbers", list(DEFAULT_NUMBERS))  # runs of earlier versions have none
-    settings.evaluation.setdefault("decays", {})
+    settings.evaluation.decays = settings.evaluation.get("decays") or None  # an empty section takes no names
     OmegaConf.set_struct(settings, True)  # a misspelt evaluation.part is an error
     settings.evaluation = OmegaConf.merge(settings.evaluation, config.evaluation)
     problem = load_problem(settings)

@@ -63,7 +63,7 @@ class Evaluation:
     max_chi2_per_ndf: float | None
     report: bool
     numbers: list[str]
-    decays: Section
+    decays: Section | None
 
 
 def check_keys(config: DictConfig) -> None:

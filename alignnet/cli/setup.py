@@ -100,7 +100,7 @@ def evaluation_of(problem: AlignmentProblem, settings: DictConfig) -> Evaluation
             dca_vertex=settings.dca_vertex,
             max_chi2_per_ndf=settings.max_chi2_per_ndf,
             numbers=tuple(settings.numbers),
-            decays=plain(settings.decays),
+            decays=plain(settings)["decays"] or {},
         )
 
 

@@ -56,8 +56,11 @@ def test_a_run_on_its_own_tracks_gives_its_own_numbers(run):
 
 
 def test_other_tracks_give_other_numbers_of_the_same_alignment(run, other_file):
-    evaluate(f"run={run}", f"data.files=[{other_file}]", "+evaluation.max_tracks=null")
+    masses = "+evaluation.decays={k0s: {min_flight: 0.2}}"
+    evaluate(f"run={run}", f"data.files=[{other_file}]", "+evaluation.max_tracks=null", masses)
     other, trained = numbers(run), numbers(run, ".")
+    assert set(other["decays"]) == set(other["dca"])
+    assert list(other["decays"]["after"]) == ["k0s"]
     config = OmegaConf.load(run / ".hydra" / "config.yaml")
     assert other["n_tracks"] == min(
         config.data.max_tracks, len(read_tracks(other_file, read_detector(other_file)))

@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from alignnet.evaluation.report import detector_sections, fit_sections, run_sections, track_sections
+from alignnet.evaluation.report import (
+    detector_sections,
+    fit_sections,
+    quality_sections,
+    run_sections,
+    track_sections,
+)
 from alignnet.evaluation.report.markup import Html
 from alignnet.evaluation.report.report import Report
 
@@ -27,8 +33,13 @@ SECTIONS = (
     Section("run", "What ran", run_sections.what_ran),
     Section("dca", "Distance to the vertex (DCA)", track_sections.dca),
     Section("residuals", "Residuals", track_sections.residuals),
+    Section("fit", "Fit quality", quality_sections.fit),
+    Section("places", "Where residuals lie", quality_sections.places),
     Section("truth", "Recovery of the truth", detector_sections.truth),
     Section("corrections", "Corrections of all sensors", detector_sections.corrections),
+    Section("vertices", "Vertices", quality_sections.vertices),
+    Section("decays", "Masses", quality_sections.decays),
+    Section("monitor", "Monitor of residuals", quality_sections.monitor),
     Section("convergence", "Convergence", fit_sections.convergence),
     Section("modes", "Least known motions", fit_sections.modes),
     Section("errors", "Errors and pulls", fit_sections.errors),

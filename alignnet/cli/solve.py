@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from alignnet.cli.app import CONF, errors_in_one_line
 from alignnet.data.atomic import replacing
 from alignnet.data.memory import peak_memory_mb
 from alignnet.data.steering import read_steering
-from alignnet.errors import ConfigError
+from alignnet.errors import ConfigError, ConvergenceError
 from alignnet.export.millepede import write_result
 from alignnet.solvers.mille_solver import MilleAnswer, solve_steering
 
@@ -59,22 +60,23 @@ class Options:
 
 def main() -> None:
     """Read the text, solve, write."""
-    text, options = _arguments(sys.argv[1:])
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     with errors_in_one_line(CONF, "solve"):
+        text, options = _arguments(sys.argv[1:])
         run(text, options_of(options))
 
 
 def run(text: Path, options: Options) -> MilleAnswer:
     """Solve a steering text and leave the result in the current folder."""
     start = time.perf_counter()
+    _check_folder()
     for path in (RESULT, NUMBERS):
         if path.exists():  # what an earlier run left is kept, as pede keeps it, and not taken for this one's
             os.replace(path, f"{path}~")
     steering = read_steering(text)
     for line in steering.guessed:
         log.warning("%s", line)
-    with _progress() as told:
+    with _progress() as told, _named(text), np.errstate(all="ignore"):  # what is not finite is refused
         answer = solve_steering(steering, options.tolerance, options.max_iterations, options.errors, told)
     if options.errors == "auto" and not np.isfinite(answer.error).any():
         log.warning(
@@ -116,11 +118,43 @@ def _arguments(arguments: list[str]) -> tuple[Path, list[str]]:
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "text", type=Path, help="steering text; the files in it count from this folder or its own"
+        "text", type=Path, nargs="?", help="steering text; the files in it count from this folder or its own"
     )
     parser.add_argument("keys", nargs="*", metavar="key=value")
     parsed = parser.parse_args(arguments)
+    if parsed.text is None:
+        raise ConfigError(
+            "no steering text given: expected `alignnet solve steer.txt`, keys after it if need be, such as "
+            "errors=none; `alignnet solve --help` lists them"
+        )
     return parsed.text, parsed.keys
+
+
+def _check_folder() -> None:
+    """Refuse a folder in which nothing can be written before the work, not after it."""
+    for path in (RESULT, NUMBERS):
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder, expected a name for the result; rename it")
+    try:
+        with TemporaryFile(dir="."):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {RESULT} in {Path.cwd()}: {error.strerror}; solve in another folder"
+        ) from error
+
+
+@contextmanager
+def _named(text: Path) -> Iterator[None]:
+    """Failures name the steering text."""
+    try:
+        yield
+    except ConvergenceError as error:
+        if str(error).startswith(str(text)):
+            raise
+        raise type(error)(f"{text}: {error}") from error
+    except MemoryError as error:
+        raise ConvergenceError(f"{text}: too large for the memory ({error}); look at the records") from error
 
 
 @contextmanager

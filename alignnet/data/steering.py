@@ -289,7 +289,7 @@ def _method(commands: Commands, name: str = "", iterations: str = "0", limit: st
     return replace(
         commands,
         method=names[name.lower()],
-        iterations=max(_whole(_number(iterations)), 0) or commands.iterations,
+        iterations=_whole(_positive(_number(iterations))) or commands.iterations,
         convergence=_number(limit) if limit else None,
     )
 
@@ -302,13 +302,15 @@ COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
         "presigma": c.presigma if s is None else s,
     },
     "entries": lambda c, *x: {
-        "entries": tuple(_whole(a) if a > 0.5 else b for a, b in zip((*x, 0, 0), c.entries, strict=False))
+        "entries": tuple(
+            _whole(a) if _positive(a) > 0.5 else b for a, b in zip((*x, 0, 0), c.entries, strict=False)
+        )
     },
     "countrecords": lambda c, *_: {"countrecords": True},
-    "hugecut": lambda c, x, *_: {"hugecut": max(x, 1.0)},
-    "chisqcut": lambda c, a=1.0, b=1.0, *_: {"chisqcut": (a, b)},
-    "outlierdownweighting": lambda c, x, *_: {"outlierdownweighting": max(_whole(x), 2 * (x > 0))},
-    "dwfractioncut": lambda c, x, *_: {"dwfractioncut": min(x, 0.5)},
+    "hugecut": lambda c, x, *_: {"hugecut": max(_positive(x), 1.0)},
+    "chisqcut": lambda c, a=1.0, b=1.0, *_: {"chisqcut": (_positive(a), _positive(b))},
+    "outlierdownweighting": lambda c, x, *_: {"outlierdownweighting": max(_whole(_positive(x)), 2 * (x > 0))},
+    "dwfractioncut": lambda c, x, *_: {"dwfractioncut": min(_positive(x), 0.5)},
     "scaleerrors": lambda c, *x: {
         "scaleerrors": tuple(_checked(a, a > 0, "a scale > 0") for a in (x[0], x[:2][-1]))
     },
@@ -338,6 +340,10 @@ def _number(word: str) -> float:
     if not math.isfinite(value) or "_" in word or not word.isascii():
         raise ValueError(f"found {word!r}, expected a finite number")
     return value
+
+
+def _positive(value: float) -> float:
+    return _checked(value, value >= 0, "a number >= 0")
 
 
 def _whole(value: float) -> int:

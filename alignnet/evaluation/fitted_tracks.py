@@ -132,6 +132,7 @@ class TrackFitter:
             state=np.empty((0, 7)), factor=np.empty((0, 0, 0)), inverse_sigma=np.empty((0, 0)),
             vertex_factor=np.zeros((tracks, 2, 2)), vertex_inverse=np.zeros((tracks, 2)),
             axes=np.zeros((tracks, 3, 3)), ok=np.empty(0, dtype=np.bool_), s=np.empty((0, 0)),
+            settled=np.empty(0, dtype=np.bool_),
         )  # fmt: skip
         biased, unbiased, expected = (np.empty((tracks, hits, 2)) for _ in range(3))
         ok, free_ok = (np.empty(tracks, dtype=np.bool_) for _ in range(2))

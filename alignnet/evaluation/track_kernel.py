@@ -15,6 +15,7 @@ import numpy as np
 
 from alignnet.loss import fit_kernel as fk
 from alignnet.physics import track_kernels as tk
+from alignnet.physics.damping import STEPS, enough_of_one, settled_of_one
 from alignnet.physics.jit import Array, compiled, is_finite
 
 _LINEAR = 1e-4
@@ -116,16 +117,16 @@ def _find_track(
     good = _descend(t, n, out.state[t], False, measured, model, fitted, room, work)
     out.free_ok[t] = good
     if good:
-        out.free_chi2[t] = _square(0, 2 * n, room)
+        out.free_chi2[t] = tk.square(room.rows, 0, 2 * n)
         _covariance(model.n_parameters, room, work, out.covariance[t])
     if vertex:
         room.s[:], room.frame[:], room.rows[: 2 * n] = work.s, work.frame, work.rows[: 2 * n]
         good = _descend(t, n, work.q, True, measured, model, fitted, room, work)
     if not good:
         return
-    out.ok[t], out.chi2[t] = True, _square(0, 2 * n, room)
+    out.ok[t], out.chi2[t] = True, tk.square(room.rows, 0, 2 * n)
     if vertex:
-        out.vertex[t] = _square(2 * n, 2 * n + 2, room)
+        out.vertex[t] = tk.square(room.rows, 2 * n, 2 * n + 2)
     used = 2 * n + (2 if vertex else 0)
     _project(2 * n, used, model.kind == fk.FULL, model.n_parameters, room, work)
     _residuals(t, n, measured, model, out, room, work)
@@ -143,7 +144,8 @@ def _descend(
     Returns:
         Whether all went well.
     """
-    used = 2 * n + (2 if vertex else 0)
+    used, settled = 2 * n + (2 if vertex else 0), False
+    fk.begin(n, q, room)
     for i in range(model.iterations + 1):
         if i > 0:
             fk.raw_rows(t, n, 2, q, measured, room)
@@ -151,14 +153,43 @@ def _descend(
         if vertex:
             fk.vertex_rows(t, q, 2 * n, model.vertex_kind == fk.FULL, measured, fitted, room)
         drop = _step(used, model.n_parameters, room, work)
-        if not drop >= 0:
-            return False
+        if not drop >= 0 or (i == model.iterations and not settled):
+            return _damped(t, n, q, vertex, measured, model, fitted, room, work)
         if i == model.iterations:
             return True
+        settled = settled_of_one(drop, tk.square(room.rows, 0, used))
         tk.update(q, room.frame, room.delta)
         if drop < _LINEAR:
             _follow(used, model.n_parameters, room)
             return True
+    return False
+
+
+@compiled
+def _damped(
+    t: int, n: int, q: Array, vertex: bool, measured: fk.Measured, model: fk.Model, fitted: fk.Fitted,
+    room: fk.Room, work: Work,
+) -> bool:  # fmt: skip
+    """The same by the damped steps of `fit_kernel`, from where the others began."""
+    fk.go_back(n, q, room)
+    used, settled = 2 * n + (2 if vertex else 0), False
+    chi2, promise, fraction = np.inf, 0.0, 1.0
+    for _ in range(STEPS + 1):
+        fk.raw_rows(t, n, 2, q, measured, room)
+        fk.whiten(n, model.kind == fk.FULL, room)
+        if vertex:
+            fk.vertex_rows(t, q, 2 * n, model.vertex_kind == fk.FULL, measured, fitted, room)
+        now = tk.square(room.rows, 0, used)
+        if settled or enough_of_one(now, chi2, promise, fraction):
+            drop = _step(used, model.n_parameters, room, work)
+            if settled or not drop >= 0:
+                return drop >= 0
+            chi2, promise, fraction, settled = now, drop, 1.0, settled_of_one(drop, now)
+            fk.begin(n, q, room)
+        else:
+            fraction *= 0.5
+            fk.halve(n, q, room)
+        tk.update(q, room.frame, room.delta)
     return False
 
 
@@ -209,14 +240,6 @@ def _follow(used: int, n: int, room: fk.Room) -> None:
     for i in range(used):
         for a in range(n):
             room.rows[i, 5] += room.rows[i, a] * room.delta[a]
-
-
-@compiled
-def _square(first: int, last: int, room: fk.Room) -> float:
-    total = 0.0
-    for i in range(first, last):
-        total += room.rows[i, 5] * room.rows[i, 5]
-    return total
 
 
 @compiled

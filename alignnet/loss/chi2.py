@@ -23,13 +23,14 @@ from alignnet.errors import ConfigError
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.plane import Plane
 from alignnet.loss import compiled_fit
+from alignnet.loss.descent import advance, settle
 from alignnet.loss.hit_weights import HitWeights
 from alignnet.loss.noise import NoiseModel
 from alignnet.loss.robust import TrackWeights
 from alignnet.physics import helix as hx
 from alignnet.physics.helix import Helix
 from alignnet.physics.seed import seed
-from alignnet.physics.trackfit import EventOrigins, derivatives, residuals, step
+from alignnet.physics.trackfit import EventOrigins, derivatives, residuals
 from alignnet.physics.whitening import Whitening
 from alignnet.sensors.parametrisation import Phi
 from alignnet.sensors.sensor import SensorLayer
@@ -51,6 +52,7 @@ class Fit(NamedTuple):
     ok: Tensor  # where hits determine the track (tracks,)
     s: Tensor | None = None  # path lengths (tracks, hits) from which the next search starts [cm]
     hit_weight: Tensor | None = None  # robust weights (tracks, hits), which are in the whitening already
+    settled: Tensor | None = None  # where χ² has come to its minimum (tracks,)
 
 
 @dataclass
@@ -152,11 +154,12 @@ class HelixChi2(nn.Module):
         """Fit tracks (and origins) to hits on these planes, weights included."""
         fit = self.fit_without_hit_weights(planes, batch, start)
         active = self.hit_weights.kind != "none" and batch.n_tracks
-        return self.hit_weights.refit(self, planes, fit, batch) if active else fit
+        fit = self.hit_weights.refit(self, planes, fit, batch) if active else fit
+        return fit if fit.settled is None else fit._replace(ok=fit.ok & fit.settled)
 
     @torch.no_grad()
     def fit_without_hit_weights(self, planes: Plane, batch: Batch, start: Helix | None = None) -> Fit:
-        """`fit` with weights of 1."""
+        """`fit` with weights of 1; tracks are ok even if wrong hits keep them from their minimum."""
         if start is None and compiled_fit.applies(self, batch):
             return self._compiled(planes, batch)
         helix = seed(planes.origin, batch.is_hit, batch.outward, self.b_z) if start is None else start
@@ -164,29 +167,35 @@ class HelixChi2(nn.Module):
         rough = Whitening.independent(
             batch.sigma.square().flatten(1, 2), batch.is_hit.repeat_interleave(2, 1)
         )
-        helix, _, ok, s = self._move(helix, planes, Fit(helix, rough, None, None, None, batch.outward), batch)
-        _, s = residuals(helix, planes, s)
+        every = torch.ones_like(batch.outward)
+        first, _ = advance(self, planes, Fit(helix, rough, None, None, None, every), batch)
+        helix, ok = first.helix, first.ok
+        _, s = residuals(helix, planes, first.s)
         whitening = self.noise(helix, planes, s, batch)
         axes = self._vertex_axes(helix, batch)
         fit = Fit(helix, whitening, self._vertex_whitening(axes, batch), axes, origins, ok, s)
         fit = fit._replace(ok=fit.ok & whitening.usable)
-        return self.refit(planes, fit, batch, self.iterations)
+        return self.at_minimum(planes, fit, batch)
 
     def _compiled(self, planes: Plane, batch: Batch) -> Fit:
         """`fit` without tensors: the same numbers to rounding, several times faster."""
         out = compiled_fit.fitted(self, planes, batch)
         whitening, of_vertex = compiled_fit.whitenings_of(out, self)
         axes = None if of_vertex is None else torch.from_numpy(out.axes)
-        ok, s = torch.from_numpy(out.ok), torch.from_numpy(out.s)
-        return Fit(compiled_fit.helix_of(out), whitening, of_vertex, axes, None, ok, s)
+        ok, s, settled = (torch.from_numpy(field) for field in (out.ok, out.s, out.settled))
+        return Fit(compiled_fit.helix_of(out), whitening, of_vertex, axes, None, ok, s, settled=settled)
 
     @torch.no_grad()
     def refit(self, planes: Plane, fit: Fit, batch: Batch, iterations: int) -> Fit:
-        """More Gauss–Newton steps with the weights of `fit`."""
+        """More Gauss–Newton steps with the weights of `fit`, whether they settle or not."""
         for _ in range(iterations):
-            helix, origins, ok, s = self._move(fit.helix, planes, fit, batch)
-            fit = fit._replace(helix=helix, origins=origins, ok=fit.ok & ok, s=s)
+            fit, _ = advance(self, planes, fit, batch)
         return fit
+
+    @torch.no_grad()
+    def at_minimum(self, planes: Plane, fit: Fit, batch: Batch) -> Fit:
+        """The minimum of χ² with the weights of `fit`, and which tracks have come to it."""
+        return settle(self, planes, fit, batch, self.iterations)
 
     def at(self, planes: Plane, fit: Fit, batch: Batch) -> Chi2:
         """χ² of fixed tracks against planes, in the planes' graph; undetermined tracks leave it."""
@@ -215,10 +224,12 @@ class HelixChi2(nn.Module):
 
     def rows(self, planes: Plane, fit: Fit, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         """Whitened residuals (tracks, rows), dr/dδ (tracks, rows, parameters), dr/dv (tracks, rows, 3)."""
-        r, j, a, _ = self._rows(planes, fit, batch)
+        r, j, a, _ = self.rows_and_paths(planes, fit, batch)
         return r, j, a
 
-    def _rows(self, planes: Plane, fit: Fit, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    def rows_and_paths(
+        self, planes: Plane, fit: Fit, batch: Batch
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """`rows`, and the path lengths."""
         residual, s = residuals(fit.helix, planes, fit.s)
         hit = batch.is_hit[..., None]
@@ -234,18 +245,6 @@ class HelixChi2(nn.Module):
         rv, jv, av = self._vertex_rows(fit, batch)
         a = torch.cat([torch.zeros(*r.shape, 3, dtype=self.dtype, device=r.device), av], 1)
         return torch.cat([r, rv], 1), torch.cat([j, jv], 1), a, s
-
-    def _move(
-        self, helix: Helix, planes: Plane, fit: Fit, batch: Batch
-    ) -> tuple[Helix, EventOrigins | None, Tensor, Tensor]:
-        r, j, a, s = self._rows(planes, fit._replace(helix=helix), batch)
-        delta, move, ok = step(r, j, fit.origins, a if fit.origins is not None else None)
-        ok = ok & delta.isfinite().all(-1)
-        helix = hx.updated(helix, torch.where(ok[:, None], delta, 0.0).to(helix.omega.dtype))
-        origins = fit.origins
-        if origins is not None and move is not None:
-            origins = origins._replace(position=origins.position + move.to(origins.position.dtype))
-        return helix, origins, ok, s
 
     def _origins(self, batch: Batch) -> EventOrigins | None:
         """Start and prior of each event's origin: its first vertex, else the beam line, hardly known."""

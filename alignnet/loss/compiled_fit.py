@@ -47,6 +47,7 @@ def fitted(loss: HelixChi2, planes: Plane, batch: Batch) -> fk.Fitted:
         axes=np.zeros((tracks, 3, 3)),
         ok=np.zeros(tracks, dtype=np.bool_),
         s=np.zeros((tracks, hits)),
+        settled=np.zeros(tracks, dtype=np.bool_),
     )
     in_threads(lambda first, last: fk.fit_tracks(measured, model, out, first, last), shares(tracks))
     return out

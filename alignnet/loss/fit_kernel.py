@@ -9,6 +9,7 @@ import numpy as np
 
 from alignnet.physics import material_kernel as mk
 from alignnet.physics import track_kernels as tk
+from alignnet.physics.damping import STEPS, enough_of_one, settled_of_one
 from alignnet.physics.jit import Array, compiled, is_finite
 from alignnet.physics.seed_kernel import seed_state
 from alignnet.units import CURVATURE
@@ -64,6 +65,7 @@ class Fitted(NamedTuple):
     axes: Array  # of the vertex' rows (tracks, 3, 3)
     ok: Array
     s: Array  # (tracks, hits)
+    settled: Array  # whether χ² is at its minimum (tracks,)
 
 
 class Room(NamedTuple):
@@ -85,6 +87,8 @@ class Room(NamedTuple):
     delta: Array
     normal: Array
     two: Array
+    before: Array  # where the last full step began
+    s_before: Array  # and its path lengths
 
 
 @compiled
@@ -94,7 +98,7 @@ def room_for(n: int) -> Room:
         np.zeros(n, dtype=np.int64), np.zeros(n), np.zeros((2 * n + 2, 6)), np.zeros((2 * n + 2, 6)),
         np.zeros((2 * n, 2 * n)), np.zeros((2 * n, 2 * n)), np.zeros((n, 2, 2)), np.zeros((3, n)),
         np.zeros((2, n, n)), np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(3), np.zeros(3), np.zeros(5),
-        np.zeros((6, 6)), np.zeros((2, 2)),
+        np.zeros((6, 6)), np.zeros((2, 2)), np.zeros(7), np.zeros(n),
     )  # fmt: skip
 
 
@@ -120,6 +124,7 @@ def _fit_track(t: int, n: int, measured: Measured, model: Model, out: Fitted, ro
         return False
     if model.vertex:
         weigh_vertex(t, q, measured, model, out, room)
+    begin(n, q, room)
     for _ in range(model.iterations):
         raw_rows(t, n, 2, q, measured, room)
         whiten(n, model.kind == FULL, room)
@@ -129,7 +134,71 @@ def _fit_track(t: int, n: int, measured: Measured, model: Model, out: Fitted, ro
             used += 2
         good = tk.gauss_newton(room.rows, used, model.n_parameters, room.normal, room.delta) and good
         tk.update(q, room.frame, room.delta)
-    return good
+    if good and settled_of_one(tk.promise(room.normal, room.delta), room.normal[5, 5]):
+        out.settled[t] = True
+        return True
+    return _descend(t, n, q, measured, model, out, room)
+
+
+@compiled
+def _descend(t: int, n: int, q: Array, measured: Measured, model: Model, out: Fitted, room: Room) -> bool:
+    """Damped steps from where the others began, until the fit has settled; whether the hits determine it."""
+    go_back(n, q, room)
+    chi2, promise, fraction, settled = 0.0, 0.0, 1.0, True
+    for _ in range(STEPS):
+        used = _rows(t, n, q, measured, model, out, room)
+        if settled or enough_of_one(tk.square(room.rows, 0, used), chi2, promise, fraction):
+            if not tk.gauss_newton(room.rows, used, model.n_parameters, room.normal, room.delta):
+                return False
+            chi2, promise, fraction = room.normal[5, 5], tk.promise(room.normal, room.delta), 1.0
+            settled = settled_of_one(promise, chi2)
+            begin(n, q, room)
+        else:
+            fraction *= 0.5
+            halve(n, q, room)
+        tk.update(q, room.frame, room.delta)
+        if settled:
+            out.settled[t] = True
+            return True
+    return True
+
+
+@compiled
+def _rows(t: int, n: int, q: Array, measured: Measured, model: Model, out: Fitted, room: Room) -> int:
+    """Whitened rows of the hits and of the vertex at a state, and how many there are."""
+    raw_rows(t, n, 2, q, measured, room)
+    whiten(n, model.kind == FULL, room)
+    if not (model.vertex and measured.has_vertex[t]):
+        return 2 * n
+    vertex_rows(t, q, 2 * n, model.vertex_kind == FULL, measured, out, room)
+    return 2 * n + 2
+
+
+@compiled
+def begin(n: int, q: Array, room: Room) -> None:
+    """Note where a step begins."""
+    for k in range(7):
+        room.before[k] = q[k]
+    for i in range(n):
+        room.s_before[i] = room.s[i]
+
+
+@compiled
+def go_back(n: int, q: Array, room: Room) -> None:
+    """Return to where the step began."""
+    for k in range(7):
+        q[k] = room.before[k]
+    for i in range(n):
+        room.s[i] = room.s_before[i]
+    tk.frame(q[3:6], room.frame)
+
+
+@compiled
+def halve(n: int, q: Array, room: Room) -> None:
+    """Return to where the step began, and leave half of it in `room.delta`."""
+    go_back(n, q, room)
+    for k in range(5):
+        room.delta[k] *= 0.5
 
 
 @compiled

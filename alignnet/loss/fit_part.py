@@ -43,27 +43,24 @@ def part_of(wanted: Tensor, planes: Plane, fit: Fit, batch: Batch) -> FitPart:
         ok=fit.ok[rows],
         s=None if fit.s is None else fit.s[rows],
         hit_weight=None if fit.hit_weight is None else fit.hit_weight[rows],
+        settled=None if fit.settled is None else fit.settled[rows],
     )
     return FitPart(rows, Plane(*(_taken(field, rows) for field in planes)), small, some)
 
 
 def put_back(whole: Fit, part: FitPart) -> Fit:
-    """`whole` with the tracks of a part as they are there; both have weights of hits."""
+    """`whole` with the tracks of a part as they are there; weights of hits, if any, are in both."""
     new, rows = part.fit, part.rows
-    assert whole.hit_weight is not None
-    assert new.hit_weight is not None
     return whole._replace(
         helix=Helix(*(_put(a, b, rows) for a, b in zip(whole.helix, new.helix, strict=True))),
         whitening=Whitening(
-            *(
-                None if a is None or b is None else _put(a, b, rows)
-                for a, b in zip(whole.whitening, new.whitening, strict=True)
-            )
+            *(_put_if(a, b, rows) for a, b in zip(whole.whitening, new.whitening, strict=True))
         ),
         origins=_origins(whole.origins, part),
         ok=_put(whole.ok, new.ok, rows),
-        s=None if whole.s is None or new.s is None else _put(whole.s, new.s, rows),
-        hit_weight=_put(whole.hit_weight, new.hit_weight, rows),
+        s=_put_if(whole.s, new.s, rows),
+        hit_weight=_put_if(whole.hit_weight, new.hit_weight, rows),
+        settled=_put_if(whole.settled, new.settled, rows),
     )
 
 
@@ -80,6 +77,10 @@ def _taken(field: Tensor, rows: Tensor) -> Tensor:
 
 def _put(old: Tensor, new: Tensor, rows: Tensor) -> Tensor:
     return old.index_copy(0, rows, new)
+
+
+def _put_if(old: Tensor | None, new: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if old is None or new is None else _put(old, new, rows)
 
 
 def _whitening(whitening: Whitening, rows: Tensor) -> Whitening:

@@ -109,7 +109,7 @@ class HitWeights(Weights):
         part = part_of(changed, planes, fit._replace(hit_weight=weight), batch)
         assert part.fit.hit_weight is not None
         fit = reweighted(loss, part.planes, part.fit, part.batch, part.fit.hit_weight)
-        fit = loss.refit(part.planes, fit, part.batch, loss.iterations)
+        fit = loss.at_minimum(part.planes, fit, part.batch)
         return put_back(first, part._replace(fit=fit))
 
     def search(

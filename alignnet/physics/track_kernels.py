@@ -212,6 +212,24 @@ def gauss_newton(rows: Array, count: int, n: int, normal: Array, delta: Array) -
 
 
 @compiled
+def promise(normal: Array, delta: Array) -> float:
+    """By how much χ² is to drop, −r·Jδ, from what `gauss_newton` leaves."""
+    drop = 0.0
+    for a in range(5):
+        drop -= normal[a, 5] * delta[a]
+    return drop
+
+
+@compiled
+def square(rows: Array, first: int, last: int) -> float:
+    """χ² of some of the whitened rows."""
+    total = 0.0
+    for i in range(first, last):
+        total += rows[i, 5] * rows[i, 5]
+    return total
+
+
+@compiled
 def update(q: Array, e: Array, delta: Array) -> None:
     """Move a state by its local parameters, `helix.updated`."""
     norm = 0.0

@@ -97,12 +97,13 @@ def step(
     # A track that its hits do not determine tells nothing of the origin.
     left = torch.where(ok[:, None, None], rows - jacobian @ solution, 0.0)
     move = -origin_solve(left[..., 1:], left[..., 0], origins)
-    change = (solution[..., 1:] @ move[origins.event][..., None]).squeeze(-1)
+    change = (solution[..., 1:] @ move[origins.event][..., None].to(solution)).squeeze(-1)
     return -(solution[..., 0] + change), move, ok
 
 
 def origin_solve(projected: Tensor, left: Tensor, origins: EventOrigins) -> Tensor:
     """S⁻¹ g of each event (events, 3), S = Σ A⊥ᵀA⊥ + W, g = Σ A⊥ᵀ r⊥ + W (v − v₀)."""
+    projected, left = projected.to(origins.weight), left.to(origins.weight)
     weight = projected.transpose(-1, -2) @ projected
     force = (projected.transpose(-1, -2) @ left[..., None]).squeeze(-1)
     pull = (origins.weight @ (origins.position - origins.prior)[..., None]).squeeze(-1)

@@ -28,6 +28,9 @@ from alignnet.solvers.records import (
 )
 from alignnet.solvers.scaled_problem import Parameters, ScaledProblem
 
+SMALLEST, LARGEST = 1e-50, 1e50
+"""Sizes of numbers of a text whose squares, and what these are divided by, can be added up."""
+
 
 @dataclass(frozen=True)
 class MilleAnswer:
@@ -111,6 +114,10 @@ def solve_steering(
         drop, before = problem.drop(solved.x), _penalty(at, parameters, survey[1])
         at = at + np.where(unknown >= 0, step[unknown], 0.0)
         chi2 = reduced.chi2 + before - drop - _penalty(at, parameters, survey[1])
+        if not (np.isfinite(at).all() and np.isfinite(chi2)):
+            raise ConvergenceError(
+                f"{steering.path}: the answer is not finite; look for numbers out of range in the records"
+            )
         total += solved.iterations
         watch.lap("solution")
         if not _goes_on(steering, drop, reduced):
@@ -137,6 +144,7 @@ def parameters_of(steering: Steering, labels: Labels) -> Parameters:
     entries = labels.records if commands.countrecords else labels.measurements
     start, presigma = np.zeros(len(known)), np.full(len(known), commands.presigma)
     for label, (value, sigma) in steering.parameters.items():
+        check_sizes(f"{steering.path}: parameter {label}", value, sigma)
         if label in known:
             start[known[label]], presigma[known[label]] = value, sigma or commands.presigma
         elif sigma >= 0:
@@ -160,10 +168,11 @@ def combinations(
     """Constraints or measurements as rows of the unknowns, and each with its parameters' rows.
 
     Raises:
-        SchemaError: a label is in no file.
+        SchemaError: a label is in no file, or a number is too large or too small to compute with.
     """
     index, factors, kept = [], [], []
     for one in wanted:
+        check_sizes(str(one.line), one.value, one.sigma, *one.factors)
         rows = np.searchsorted(labels.label, one.labels)
         there = rows < len(labels.label)
         there[there] = labels.label[rows[there]] == one.labels[there]
@@ -176,6 +185,19 @@ def combinations(
         factors.append(one.factors[free])
         kept.append((one, rows))
     return SparseRows(index, factors, size), kept
+
+
+def check_sizes(where: str, *numbers: float) -> None:
+    """Refuse numbers, other than 0, that cannot be squared and divided by.
+
+    Raises:
+        SchemaError: there is one.
+    """
+    for number in numbers:
+        if number and not SMALLEST <= abs(number) <= LARGEST:
+            raise SchemaError(
+                f"{where}: found {number:g}, expected 0 or a size of {SMALLEST:g} to {LARGEST:g}"
+            )
 
 
 def chi2_limit(most: int) -> Array:

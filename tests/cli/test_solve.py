@@ -168,6 +168,18 @@ REFUSED = {
     "maxrecord 10\n": (SchemaError, "maxrecord is not supported"),
     "nosuchcommand 3\n": (SchemaError, "nosuchcommand"),
     "missing.bin\n": (SchemaError, "missing.bin"),
+    "Measurement 0 1e-160\n11 1\n": (SchemaError, r"steer.txt:\d+: found 1e-160"),
+    "Measurement 1e300 1\n11 1\n": (SchemaError, r"steer.txt:\d+: found 1e\+300"),
+    "Constraint 0\n11 1e300\n12 1e300\n": (SchemaError, r"steer.txt:\d+: found 1e\+300"),
+    "Constraint 1e300\n11 1\n": (SchemaError, r"steer.txt:\d+: found 1e\+300"),
+    "Parameter\n11 0 1e-200\n": (SchemaError, "steer.txt: parameter 11: found 1e-200"),
+    "Parameter\n11 1e300 0\n": (SchemaError, r"steer.txt: parameter 11: found 1e\+300"),
+    "entries -5\n": (SchemaError, r"steer.txt:\d+: found -5.0, expected a number >= 0"),
+    "chisqcut -3 -3\n": (SchemaError, r"steer.txt:\d+: found -3.0"),
+    "dwfractioncut -1\n": (SchemaError, r"steer.txt:\d+: found -1.0"),
+    "outlierdownweighting -2\n": (SchemaError, r"steer.txt:\d+: found -2.0"),
+    "hugecut -2\n": (SchemaError, r"steer.txt:\d+: found -2.0"),
+    "method inversion -3 0.1\n": (SchemaError, r"steer.txt:\d+: found -3.0"),
 }  # fmt: skip
 
 
@@ -313,6 +325,63 @@ def test_a_damaged_binary_is_named_with_the_place_and_leaves_no_result():
 def test_keys_that_cannot_be_used_are_named(keys):
     with pytest.raises(ConfigError, match=keys.partition("=")[0] if "=0" not in keys else "tolerance"):
         options_of([keys])
+
+
+def command_fails(*arguments: str) -> str:
+    """The one line that the command says before it ends with code 2."""
+    command = [sys.executable, "-m", "alignnet", "solve", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("alignnet: error: ")
+    return done.stderr
+
+
+def test_without_a_text_it_says_how_it_is_called():
+    assert "alignnet solve steer.txt" in command_fails()
+
+
+@pytest.mark.parametrize("text", ["Parameter\n11 0 1e-40\n", "Constraint 0\n11 1e40\n12 1e-40\n13 1\n"])
+def test_numbers_at_the_edge_print_no_warnings(text):
+    """Whatever becomes of them, a line is all that is said."""
+    written(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "alignnet", "solve", "steer.txt"], capture_output=True, text=True
+    )
+    assert "Warning" not in done.stderr
+    assert done.stderr.count("\n") == (done.returncode == 2)
+    assert Path("millepede.res").exists() == (done.returncode == 0)
+
+
+def test_a_result_that_cannot_be_written_is_refused_before_the_work(monkeypatch):
+    monkeypatch.setattr("alignnet.cli.solve.solve_steering", lambda *_: pytest.fail("it has begun"))
+    text = written()
+    Path("millepede.json").mkdir()
+    with pytest.raises(ConfigError, match=r"millepede.json is a folder"):
+        run(text, EXACT)
+    Path("millepede.json").rmdir()
+
+    def refused(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("alignnet.cli.solve.TemporaryFile", refused)
+    with pytest.raises(ConfigError, match=r"cannot write millepede\.res"):
+        run(text, EXACT)
+
+
+def test_failing_runs_keep_the_last_good_result():
+    solved()
+    good = Path("millepede.res").read_bytes()
+    for text in ("Constraint 0\n999 1\n", "maxrecord 1\n", "nosuchcommand 3\n"):
+        with pytest.raises(AlignnetError):
+            solved(text)
+        assert Path("millepede.res~").read_bytes() == good
+
+
+def test_a_singular_problem_names_its_text():
+    nothing = MilleRecords(**{**vars(TOY.records), "global_value": 0 * TOY.records.global_value})
+    with pytest.raises(AlignnetError, match=r"^steer\.txt: "):
+        solved(records=nothing)
 
 
 def test_the_command_ends_with_one_line_and_code_2_or_a_result():

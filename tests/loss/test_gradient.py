@@ -14,6 +14,7 @@ from torch import Tensor
 from alignnet.data.tracks import Tracks
 from alignnet.geometry.plane import Plane
 from alignnet.loss.chi2 import Fit, HelixChi2
+from alignnet.loss.descent import advance
 from alignnet.loss.noise import NoiseModel
 from alignnet.loss.robust import TrackWeights
 from alignnet.sensors.sensor import SensorLayer
@@ -71,8 +72,8 @@ def test_differentiating_through_the_fit_gives_the_same_gradient(place, noise, v
     case = Case(place, noise, vertex, "total")
     planes, fit = case.planes(), case.fit
     for _ in range(3):
-        helix, origins, *_ = case.loss._move(fit.helix, planes, fit, case.batch)
-        fit = fit._replace(helix=helix, origins=origins)
+        moved, _ = advance(case.loss, planes, fit, case.batch)
+        fit = fit._replace(helix=moved.helix, origins=moved.origins)
     assert fit.helix.direction.requires_grad
     through = case.gradient(planes, fit)
     beside = case.gradient(case.planes(), case.fit)

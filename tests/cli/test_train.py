@@ -194,6 +194,30 @@ def test_two_nodes_started_by_torchrun_do_what_one_process_does(few, tmp_path, n
 
 
 @pytest.mark.slow
+def test_two_nodes_started_by_slurm_do_what_one_process_does(
+    few, tmp_path, no_pictures, free_port, monkeypatch
+):
+    """With what srun tells its tasks; `MASTER_PORT` only so that it is a free one here."""
+    how = HOW["preconditioned_sgd"]
+    job = {"JOB_ID": "4711", "JOB_NAME": "align", "NTASKS": "2", "NTASKS_PER_NODE": "1", "NNODES": "2"}
+    for name, value in {**job, "NODELIST": "localhost", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(free_port))
+    nodes = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("SLURM_PROCID", rank)
+        monkeypatch.setenv("SLURM_NODEID", rank)
+        nodes.append(start("train", *few, *how, "trainer.num_nodes=2", "hydra.run.dir=two", folder=tmp_path))
+    ends = [finish(node) for node in nodes]
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    for name in (*job, "NODELIST", "LOCALID", "PROCID", "NODEID"):
+        monkeypatch.delenv(f"SLURM_{name}")
+    train(tmp_path / "one", *few, *how)
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
 def test_a_run_on_two_processes_goes_on_to_the_same_numbers(few, tmp_path, no_pictures):
     how = HOW["gauss_newton"]
     first = [option for option in few if not option.startswith("trainer.max_epochs")]

@@ -21,12 +21,20 @@ from pathlib import Path
 import numpy as np
 
 from alignnet.data.check import positive_definite
-from alignnet.data.o2_branches import CLUSTER_FILE, Branch, FrameReader, Frames, some
+from alignnet.data.o2_branches import CLUSTER_FILE, TRACK_FILE, Branch, FrameReader, Frames, some
 from alignnet.data.o2_clusters import local_points
 from alignnet.data.o2_dictionary import TopologyDictionary, read_dictionary
 from alignnet.data.o2_field import NEEDED_FIELD, check_field
 from alignnet.data.o2_selection import Selection
-from alignnet.data.o2_tracks import NEEDED, Readout, States, clusters_of, readout_of, states_of
+from alignnet.data.o2_tracks import (
+    NEEDED,
+    Readout,
+    States,
+    check_same_orbits,
+    clusters_of,
+    readout_of,
+    states_of,
+)
 from alignnet.data.o2_vertices import (
     NEEDED_PRIMARY,
     NEEDED_SEEDING,
@@ -56,7 +64,8 @@ FRAME_STRIDE = 2**24
 SEEDING, ABSENT = "seeding", "absent"
 """What `vertices` may be besides a file."""
 
-_CLUSTERS = some(CLUSTER_FILE, "ITSClusterComp", "ITSClusterPatt")
+_CLUSTERS = some(CLUSTER_FILE, "ITSClusterComp", "ITSClusterPatt", "ITSClustersROF.mBCData.orbit")
+_ENTRIES = "ITSTracksROF.mROFEntry.mEntries"
 
 
 @dataclass
@@ -92,15 +101,37 @@ class O2Source:
             readers = self._open(stack)
             return readers[0].n_frames, self._step(readers, chunk_bytes)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that is read, the tracks first."""
+        vertices = None if self.vertices in (SEEDING, ABSENT) else self.vertices
+        others = (self.clusters, self.dictionary, vertices)
+        return (Path(self.tracks), *(Path(file) for file in others if file is not None))
+
+    def count_tracks(self) -> int:
+        """Tracks of the run before any selection, as its readout frames count them.
+
+        Raises:
+            SchemaError: as `chunks`.
+        """
+        with open_root(self.tracks) as file:
+            reader = FrameReader(file, self.tracks, some(TRACK_FILE, _ENTRIES))
+            return int(reader.read(0, reader.n_frames)[_ENTRIES].astype(np.int64).sum())
+
     def chunks(
-        self, detector: Detector, selection: Selection, chunk_bytes: int = CHUNK_BYTES
+        self,
+        detector: Detector,
+        selection: Selection,
+        chunk_bytes: int = CHUNK_BYTES,
+        entry_stop: int | None = None,
     ) -> Iterator[Tracks]:
         """The selected tracks in chunks of whole time frames, of bounded memory.
 
         Args:
             detector: with chip identifiers as `sensor_id`, and the field that the tracks were fitted in.
             selection: which tracks, and how near to their vertices.
-            chunk_bytes: about what is read together; a chunk may hold no track.
+            chunk_bytes: about what is read together.
+            entry_stop: only the first so many tracks of the file; the last event may be cut.
 
         Raises:
             SchemaError: the files are not O2's, do not belong together, or are damaged.
@@ -115,8 +146,11 @@ class O2Source:
             self._check_field(readers[0].n_frames, detector.b_z)
             step = self._step(readers, chunk_bytes)
             for start in range(0, readers[0].n_frames, step):
+                if entry_stop is not None and tally.read >= entry_stop:
+                    break
                 parts = [reader.read(start, min(start + step, reader.n_frames)) for reader in readers]
-                tracks = self._tracks(parts, dictionary, detector, selection, tally)
+                left = None if entry_stop is None else entry_stop - tally.read
+                tracks = self._tracks(parts, dictionary, detector, selection, tally, left)
                 if len(tracks):
                     yield tracks
         self._report(tally)
@@ -157,11 +191,14 @@ class O2Source:
         detector: Detector,
         selection: Selection,
         tally: Tally,
+        stop: int | None = None,
     ) -> Tracks:
+        """The selected ones of the first `stop` tracks of some frames."""
         frames, clusters = parts[:2]
+        check_same_orbits(frames, clusters, str(self.clusters))
         states, readout = states_of(frames, str(self.tracks)), readout_of(frames, str(self.tracks))
-        rows = np.flatnonzero(selection.tracks(states))
-        tally.read, tally.selected = tally.read + len(states.chi2), tally.selected + len(rows)
+        rows = np.flatnonzero(selection.tracks(states)[:stop])
+        tally.read, tally.selected = tally.read + len(states.chi2[:stop]), tally.selected + len(rows)
         vertices, nearest = None, np.zeros(0, dtype=np.int64)
         if self.vertices != ABSENT:
             vertices = self._vertices(parts, readout)

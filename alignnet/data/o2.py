@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,11 +145,9 @@ class O2Source:
         with ExitStack() as stack:
             readers = self._open(stack)
             self._check_field(readers[0].n_frames, detector.b_z)
-            step = self._step(readers, chunk_bytes)
-            for start in range(0, readers[0].n_frames, step):
+            for parts in _ahead(readers, self._step(readers, chunk_bytes)):
                 if entry_stop is not None and tally.read >= entry_stop:
                     break
-                parts = [reader.read(start, min(start + step, reader.n_frames)) for reader in readers]
                 left = None if entry_stop is None else entry_stop - tally.read
                 tracks = self._tracks(parts, dictionary, detector, selection, tally, left)
                 if len(tracks):
@@ -246,6 +245,26 @@ class O2Source:
                 f"{self.tracks}: no track is left ({told}); loosen selection, or o2.vertices=absent"
             )
         log.info("%s: %s", self.tracks, told)
+
+
+def _ahead(readers: list[FrameReader], step: int) -> Iterator[list[Frames]]:
+    """The frames of all readers, `step` at a time; another thread reads the next ones meanwhile.
+
+    Most of reading is decompression, which needs no lock of the interpreter.
+    """
+
+    def read(start: int) -> list[Frames]:
+        return [reader.read(start, min(start + step, reader.n_frames)) for reader in readers]
+
+    with ThreadPoolExecutor(1) as thread:
+        coming: Future[list[Frames]] | None = None
+        for start in range(0, readers[0].n_frames, step):
+            following = thread.submit(read, start)
+            if coming is not None:
+                yield coming.result()
+            coming = following
+        if coming is not None:
+            yield coming.result()
 
 
 def _associated(

@@ -128,6 +128,8 @@ def _write_tracks(content: Content, output: Path) -> None:
     with SimulationWriter(output, detector, local_six, metadata) as writer:
         for tracks in count.counting(_tracked(content)):
             writer.append(tracks)
+        for noise in () if content.noise is None else content.noise.chunks():
+            writer.append_noise(noise)
     truth = "with" if local_six is not None else "without"
     log.info("%s, %s true misalignment", count.summary(), truth)
     log.info("written: %s", output)
@@ -137,7 +139,7 @@ def _write_o2(content: Content, folder: Path, pixels: Pixels) -> None:
     count = Count(content.detector)
     with O2Writer(folder, content.detector, pixels) as writer:
         for tracks in count.counting(_tracked(content)):
-            writer.append(tracks)
+            writer.append(tracks, None if content.noise is None else content.noise.of(tracks.event))
     log.info("%s", count.summary())
     log.info("written: %s", ", ".join(str(path) for path in writer.written))
 

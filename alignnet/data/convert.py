@@ -26,6 +26,7 @@ from alignnet.data.root import (
     read_misalignment,
 )
 from alignnet.data.root_columns import count_entries
+from alignnet.data.root_noise import NoiseFile, has_noise
 from alignnet.data.tracks import Tracks
 from alignnet.geometry.detector import Detector
 
@@ -43,6 +44,7 @@ class Content(NamedTuple):
     total: int  # how many there are at most
     step: int = STEP
     unit: str = "tracks"  # what `total` and `step` count
+    noise: NoiseFile | None = None  # hits of no track, by event
 
     @property
     def header(self) -> tuple[Detector, Tensor | None, dict[str, Any]]:
@@ -72,7 +74,8 @@ def content_of_root(
         "converted_from": Path(path).name,
     }
     tracks = iterate_tracks(path, own, STEP, short_tracks=short_tracks)
-    return Content(own, local, metadata, tracks, count_entries(path, "tracks"))
+    noise = NoiseFile(path, own) if has_noise(path) else None
+    return Content(own, local, metadata, tracks, count_entries(path, "tracks"), noise=noise)
 
 
 def content_of_csv(path: str | Path, detector: Detector, short_tracks: str = "error") -> Content:

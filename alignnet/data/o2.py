@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from alignnet.data.check import positive_definite
+from alignnet.data.noise import NoiseHits
 from alignnet.data.o2_branches import CLUSTER_FILE, TRACK_FILE, Branch, FrameReader, Frames, some
 from alignnet.data.o2_clusters import local_points
 from alignnet.data.o2_dictionary import TopologyDictionary, read_dictionary
@@ -66,6 +67,10 @@ SEEDING, ABSENT = "seeding", "absent"
 """What `vertices` may be besides a file."""
 
 _CLUSTERS = some(CLUSTER_FILE, "ITSClusterComp", "ITSClusterPatt", "ITSClustersROF.mBCData.orbit")
+_READOUT = some(
+    CLUSTER_FILE,
+    *(f"ITSClustersROF.{name}" for name in ("mBCData.bc", "mROFEntry.mFirstEntry", "mROFEntry.mEntries")),
+)
 _ENTRIES = "ITSTracksROF.mROFEntry.mEntries"
 
 
@@ -138,9 +143,7 @@ class O2Source:
             SchemaError: the files are not O2's, do not belong together, or are damaged.
             ConfigError: the field is another one, or no track is left.
         """
-        dictionary = (
-            TopologyDictionary.empty() if self.dictionary is None else read_dictionary(self.dictionary)
-        )
+        dictionary = self._dictionary()
         tally = Tally()
         with ExitStack() as stack:
             readers = self._open(stack)
@@ -154,11 +157,47 @@ class O2Source:
                     yield tracks
         self._report(tally)
 
-    def _open(self, stack: ExitStack) -> list[FrameReader]:
+    def unassociated(self, detector: Detector, chunk_bytes: int = CHUNK_BYTES) -> Iterator[NoiseHits]:
+        """The clusters that no track of the file has, in chunks of whole time frames.
+
+        Their events are readout frames, numbered as those of tracks without vertices are.
+
+        Args:
+            detector: with chip identifiers as `sensor_id`.
+            chunk_bytes: about what is read together.
+
+        Raises:
+            SchemaError: as `chunks`.
+        """
+        dictionary = self._dictionary()
+        with ExitStack() as stack:
+            readers = self._open(stack, _READOUT)[:2]
+            for frames, clusters in _ahead(readers, self._step(readers, chunk_bytes)):
+                check_same_orbits(frames, clusters, str(self.clusters))
+                yield self._unassociated(frames, clusters, dictionary, detector)
+
+    def _unassociated(
+        self, frames: Frames, clusters: Frames, dictionary: TopologyDictionary, detector: Detector
+    ) -> NoiseHits:
+        of, tracks = "ITSClusterComp", np.arange(len(frames.frame_of("ITSTrack")))
+        free = np.ones(len(clusters.frame_of(of)), dtype=bool)
+        free[clusters_of(frames, clusters.counts[of], tracks, str(self.tracks))[1]] = False
+        rows = np.flatnonzero(free)
+        readout = readout_of(clusters, str(self.clusters), "ITSClustersROF", of)
+        points = local_points(clusters, dictionary, rows, str(self.clusters))
+        event = _events(rows, rows, readout, None, clusters)
+        return NoiseHits(
+            event, self._sensors(clusters[f"{of}.mChipID"][rows], detector), points.uv, points.sigma
+        )
+
+    def _dictionary(self) -> TopologyDictionary:
+        return TopologyDictionary.empty() if self.dictionary is None else read_dictionary(self.dictionary)
+
+    def _open(self, stack: ExitStack, of_clusters: tuple[Branch, ...] = ()) -> list[FrameReader]:
         """Readers of tracks, clusters and, if there is such a file, vertices, of as many time frames."""
         wanted: list[tuple[str | Path, tuple[Branch, ...]]] = [
             (self.tracks, NEEDED + (NEEDED_SEEDING if self.vertices == SEEDING else ())),
-            (self.clusters, _CLUSTERS),
+            (self.clusters, _CLUSTERS + of_clusters),
         ]
         if self.vertices not in (SEEDING, ABSENT):
             wanted.append((self.vertices, NEEDED_PRIMARY))

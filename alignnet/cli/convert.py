@@ -65,13 +65,22 @@ def _content(config: DictConfig, kind: str, source: Path, detector: Detector | N
         return content_of_root(source, detector, config.data.short_tracks)
     if kind == "o2":
         runs = runs_of(config)
-        return content_of_o2(runs.run(source), its2() if detector is None else detector, runs.selection)
+        chips = its2() if detector is None else detector
+        return content_of_o2(runs.run(source), chips, runs.selection, _unassociated(config))
     if detector is None:
         raise ConfigError(
             "no detector for the hits: give detector=its2, or detector=file detector.path=FILE.root, or "
             "sensors=FILE.csv with b_z=…"
         )
     return content_of_csv(source, detector, config.data.short_tracks)
+
+
+def _unassociated(config: DictConfig) -> bool:
+    """Whether clusters of no track are wanted."""
+    wanted = config.o2.unassociated
+    if not isinstance(wanted, bool) or (wanted and config.to != "root"):
+        raise ConfigError(f"o2.unassociated is {wanted!r}, expected true (with to=root) or false")
+    return wanted
 
 
 def _kind(given: str | None, source: Path) -> str:
@@ -128,7 +137,7 @@ def _write_tracks(content: Content, output: Path) -> None:
     with SimulationWriter(output, detector, local_six, metadata) as writer:
         for tracks in count.counting(_tracked(content)):
             writer.append(tracks)
-        for noise in () if content.noise is None else content.noise.chunks():
+        for noise in () if content.noise is None else content.noise():
             writer.append_noise(noise)
     truth = "with" if local_six is not None else "without"
     log.info("%s, %s true misalignment", count.summary(), truth)
@@ -139,7 +148,7 @@ def _write_o2(content: Content, folder: Path, pixels: Pixels) -> None:
     count = Count(content.detector)
     with O2Writer(folder, content.detector, pixels) as writer:
         for tracks in count.counting(_tracked(content)):
-            writer.append(tracks, None if content.noise is None else content.noise.of(tracks.event))
+            writer.append(tracks, None if content.noise_of is None else content.noise_of(tracks.event))
     log.info("%s", count.summary())
     log.info("written: %s", ", ".join(str(path) for path in writer.written))
 

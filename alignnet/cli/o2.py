@@ -9,8 +9,8 @@ from alignnet.cli.arguments import check_arguments
 from alignnet.data.o2_runs import O2Runs
 from alignnet.errors import ConfigError
 
-OF_OUTPUT = "patterns"
-"""The key of section `o2` that is about what is written."""
+OF_OUTPUT = ("patterns", "unassociated")
+"""Keys of section `o2` that are about what is written."""
 
 
 def runs_of(config: DictConfig) -> O2Runs:
@@ -19,7 +19,7 @@ def runs_of(config: DictConfig) -> O2Runs:
     Raises:
         ConfigError: a key has a value that cannot be used.
     """
-    given = {key: value for key, value in (config.get("o2") or {}).items() if key != OF_OUTPUT}
+    given = {key: value for key, value in (config.get("o2") or {}).items() if key not in OF_OUTPUT}
     for key in ("clusters", "dictionary", "vertices"):
         value = given.get(key, "")
         if not isinstance(value, str) and not (value is None and key != "vertices"):

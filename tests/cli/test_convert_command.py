@@ -211,7 +211,11 @@ def test_noise_goes_with_its_tracks(tmp_path):
     assert len(kept) > 500
     assert np.array_equal(found.sensor, kept.sensor)
     assert np.abs(found.uv - kept.uv).max() < 3.4e-5
-    convert(f"input={tmp_path / 'run'}", f"output={tmp_path / 'c.root'}", "selection=all")
+    keys = ("selection=all", "o2.vertices=absent", "o2.unassociated=true")
+    convert(f"input={tmp_path / 'run'}", f"output={tmp_path / 'c.root'}", *keys)
+    back = NoiseHits.joined(list(NoiseFile(tmp_path / "c.root", its2()).chunks()))
+    assert np.array_equal(back.uv, found.uv)
+    assert set(read_tracks(tmp_path / "c.root", its2()).event) <= set(back.event)
     assert np.array_equal(read_tracks(tmp_path / "c.root", its2()).sensor, tracks.sensor)
 
 
@@ -253,6 +257,8 @@ BAD = {
     "input=run/o2trac_its.root output=new.root o2.vertices=null": "o2.vertices is None, expected the name of",
     "input=run/o2trac_its.root output=new.root selection.pt=[9,10] o2.dictionary=run/dictionary.root":
         "run/o2trac_its.root: no track is left .24 tracks, 0 within the selection",
+    "input=run/o2trac_its.root output=new.root o2.unassociated=true": "o2.unassociated=true: clusters of no",
+    "input=run/o2trac_its.root output=new to=o2 o2.unassociated=true": "o2.unassociated is True",
     "input=run/o2trac_its.root output=new.root selection.pt=high": "selection.pt is 'high'; expected",
     "input=run/o2trac_its.root output=new.root o2.timing.length=0": "o2.timing.length is 0, expected at le",
     "input=tracks.dat output=new.root": "input is .*: its suffix does not tell .* from=root|csv|alice",

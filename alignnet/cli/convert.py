@@ -11,12 +11,12 @@ import torch
 from omegaconf import DictConfig
 
 import alignnet
-from alignnet.cli.app import build, command
+from alignnet.cli.app import command
 from alignnet.cli.detector import detector_of
+from alignnet.cli.o2 import runs_of
 from alignnet.cli.progress import Count, tracked
 from alignnet.data.convert import Content, content_of_csv, content_of_o2, content_of_root
 from alignnet.data.hit_table import read_sensor_table
-from alignnet.data.o2 import O2Source
 from alignnet.data.o2_branches import TREE
 from alignnet.data.o2_output import O2Writer
 from alignnet.data.o2_pixels import Boxes, Pixels, SubPixels
@@ -64,9 +64,9 @@ def _content(config: DictConfig, kind: str, source: Path, detector: Detector | N
     if kind == "root":
         return content_of_root(source, detector, config.data.short_tracks)
     if kind == "o2":
-        return content_of_o2(
-            _run(config.o2, source), its2() if detector is None else detector, build(config.selection)
-        )
+        runs = runs_of(config)
+        chips = its2() if detector is None else detector
+        return content_of_o2(runs.run(source), chips, runs.selection, _unassociated(config))
     if detector is None:
         raise ConfigError(
             "no detector for the hits: give detector=its2, or detector=file detector.path=FILE.root, or "
@@ -75,19 +75,20 @@ def _content(config: DictConfig, kind: str, source: Path, detector: Detector | N
     return content_of_csv(source, detector, config.data.short_tracks)
 
 
-def _run(config: DictConfig, tracks: Path) -> O2Source:
-    """The files of a run, from section `o2`."""
-    for key in ("clusters", "dictionary", "vertices"):
-        if not isinstance(config[key], str) and not (config[key] is None and key != "vertices"):
-            raise ConfigError(f"o2.{key} is {config[key]!r}, expected the name of a file")
-    clusters = config.clusters or tracks.with_name("o2clus_its.root")
-    return O2Source(tracks, clusters, config.dictionary, config.vertices, build(config.timing))
+def _unassociated(config: DictConfig) -> bool:
+    """Whether clusters of no track are wanted."""
+    wanted = config.o2.unassociated
+    if not isinstance(wanted, bool) or (wanted and config.to != "root"):
+        raise ConfigError(f"o2.unassociated is {wanted!r}, expected true (with to=root) or false")
+    return wanted
 
 
 def _kind(given: str | None, source: Path) -> str:
     """What the input is; where it is not said, by its suffix, and by what a ROOT file has inside."""
     if given is not None and given not in KINDS:
         raise ConfigError(f"from is {given!r}, expected {', '.join(KINDS)}")
+    if given is None and source.is_dir():
+        return "o2"
     if given is None and source.suffix.lower() not in (".root", ".csv"):
         raise ConfigError(
             f"input is {source}: its suffix does not tell what it is; give from={'|'.join(KINDS)}"
@@ -136,6 +137,8 @@ def _write_tracks(content: Content, output: Path) -> None:
     with SimulationWriter(output, detector, local_six, metadata) as writer:
         for tracks in count.counting(_tracked(content)):
             writer.append(tracks)
+        for noise in () if content.noise is None else content.noise():
+            writer.append_noise(noise)
     truth = "with" if local_six is not None else "without"
     log.info("%s, %s true misalignment", count.summary(), truth)
     log.info("written: %s", output)
@@ -145,7 +148,7 @@ def _write_o2(content: Content, folder: Path, pixels: Pixels) -> None:
     count = Count(content.detector)
     with O2Writer(folder, content.detector, pixels) as writer:
         for tracks in count.counting(_tracked(content)):
-            writer.append(tracks)
+            writer.append(tracks, None if content.noise_of is None else content.noise_of(tracks.event))
     log.info("%s", count.summary())
     log.info("written: %s", ", ".join(str(path) for path in writer.written))
 

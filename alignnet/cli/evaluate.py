@@ -46,6 +46,8 @@ def main(config: DictConfig) -> None:
     settings.evaluation.report = config.evaluation.report  # runs of earlier versions have none
     settings.evaluation.setdefault("numbers", list(DEFAULT_NUMBERS))  # runs of earlier versions have none
     settings.evaluation.decays = settings.evaluation.get("decays") or None  # an empty section takes no names
+    for key in ("o2", "selection"):
+        settings[key] = OmegaConf.merge(settings.get(key) or {}, config[key])
     OmegaConf.set_struct(settings, True)  # a misspelt evaluation.part is an error
     settings.evaluation = OmegaConf.merge(settings.evaluation, config.evaluation)
     problem = load_problem(settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import lightning as L
@@ -35,6 +35,8 @@ class Train:
     optimizer: Section
     trainer: Section
     evaluation: Section
+    o2: Section = field(default_factory=dict)
+    selection: Section = field(default_factory=dict)
     early_stop: Section | None = None
     averaging: Section | None = None
     require_convergence: bool = True

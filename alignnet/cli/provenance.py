@@ -99,7 +99,7 @@ def _data(problem: AlignmentProblem) -> list[dict[str, Any]]:
         rows.append(
             {
                 "file": name,
-                "megabytes": Path(name).stat().st_size / 2**20,
+                "megabytes": sum(file.stat().st_size for file in problem.data.files_of(name)) / 2**20,
                 "events": len(np.unique(tracks.event[mine])),
                 "tracks": int(mine.sum()),
                 "hits": int(tracks.hits_per_track[mine].sum()),

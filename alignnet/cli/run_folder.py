@@ -41,6 +41,9 @@ def trained_config(run: Path) -> DictConfig:
     if "path" in config.detector:
         config.detector.path = _found(config.detector.path, home)
     config.sensors.start = _found(config.sensors.start, home)
+    for key, name in (config.get("o2") or {}).items():
+        if isinstance(name, str) and (home / name).exists():  # a file, not a word
+            config.o2[key] = _found(name, home)
     return config
 
 

@@ -16,7 +16,9 @@ from torch import Tensor
 from alignnet.cli.app import build, values_of
 from alignnet.cli.arguments import check_arguments
 from alignnet.cli.detector import detector_of
+from alignnet.cli.o2 import runs_of
 from alignnet.data.datamodule import AlignmentData
+from alignnet.data.o2_runs import is_run, tracks_of
 from alignnet.data.root import check_same_sensors, has_misalignment, read_misalignment
 from alignnet.errors import ConfigError
 from alignnet.evaluation.summary import Evaluation
@@ -35,7 +37,7 @@ class AlignmentProblem:
     sensors: SensorLayer
     loss: HelixChi2
     data: AlignmentData
-    truth: Tensor | None  # true local six (sensors, 6) where the first file has them
+    truth: Tensor | None  # true local six (sensors, 6) where the first file is one that has them
     start: Tensor  # local six that the run starts from
 
 
@@ -47,9 +49,12 @@ def load_problem(config: DictConfig) -> AlignmentProblem:
         SchemaError: a file is not as docs/data-format.md says.
     """
     files = _files(config)
+    roots = [file for file in files if not is_run(file)]
     with values_of("detector"):
-        detector = detector_of(config.detector, files)
-    check_same_sensors(files[0], detector)
+        detector = detector_of(config.detector, roots)
+    first = files[0] if files[0] in roots else None  # of the schema: it may have sensors and truth
+    if first is not None:
+        check_same_sensors(first, detector)
     sensors = SensorLayer.of(detector, config.sensors.parametrisation)
     fixed = plain(config.sensors.fixed)
     check_arguments(set_free, fixed, "sensors.fixed", {"sensors": sensors, "detector": detector})
@@ -61,11 +66,12 @@ def load_problem(config: DictConfig) -> AlignmentProblem:
     with values_of("loss"):
         loss = load_loss(config.loss, detector)
     settings = {**plain(config.data), "files": files}
-    check_arguments(AlignmentData, settings, "data", {"detector": detector, "seed": config.seed})
+    given = {"detector": detector, "seed": config.seed, "runs": runs_of(config)}
+    check_arguments(AlignmentData, settings, "data", given)
     with values_of("data"):
-        data = AlignmentData(detector=detector, seed=config.seed, **settings)
+        data = AlignmentData(**given, **settings)
         data.setup()
-    truth = read_misalignment(files[0], detector) if has_misalignment(files[0]) else None
+    truth = read_misalignment(first, detector) if first and has_misalignment(first) else None
     return AlignmentProblem(detector, sensors, loss, data, truth, start)
 
 
@@ -136,7 +142,7 @@ def _files(config: DictConfig) -> list[str]:
             f"data.files is {files!r}; expected a list of at least one ROOT file: data.files=[FILE,…]"
         )
     names = [str(file) for file in files]
-    paths = [Path(name).expanduser().resolve() for name in names]
+    paths = [tracks_of(Path(name).expanduser()).resolve() for name in names]
     if twice := [name for name, path in zip(names, paths, strict=True) if paths.count(path) > 1]:
         raise ConfigError(f"data.files names {twice[0]} more than once; its tracks would count twice")
     return names

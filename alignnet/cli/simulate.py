@@ -33,10 +33,13 @@ def main(config: DictConfig) -> None:
         config.simulation, source=_built(config.source), detector=detector, misalignment=local, seed=seed
     )
     count = Count(detector)
+    step = simulation.source.chunk_events
     with SimulationWriter(output, detector, local, _metadata(config)) as writer:
-        chunks = tracked(simulation.chunks(n_events), "events", n_events, simulation.source.chunk_events, log)
-        for tracks in count.counting(chunks):
+        chunks = tracked(simulation.chunks(n_events), "events", n_events, step, log)
+        for index, tracks in enumerate(count.counting(chunks)):
             writer.append(tracks)
+            first = index * step
+            writer.append_noise(simulation.noise(index, min(step, n_events - first), first))
         if not count.tracks:
             raise ConfigError(
                 f"no particle of {n_events} events leaves {simulation.min_hits} hits in {detector.name}: "

@@ -8,15 +8,17 @@ with SimulationWriter("trees.root", *content.header) as writer:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from alignnet.data.hit_table import read_hit_table
-from alignnet.data.o2 import O2Source
+from alignnet.data.noise import NoiseHits
+from alignnet.data.o2 import ABSENT, O2Source
 from alignnet.data.o2_selection import Selection
 from alignnet.data.root import (
     has_misalignment,
@@ -26,7 +28,9 @@ from alignnet.data.root import (
     read_misalignment,
 )
 from alignnet.data.root_columns import count_entries
-from alignnet.data.tracks import Tracks
+from alignnet.data.root_noise import NoiseFile, has_noise
+from alignnet.data.tracks import Array, Tracks
+from alignnet.errors import ConfigError
 from alignnet.geometry.detector import Detector
 
 STEP = 100_000
@@ -43,6 +47,8 @@ class Content(NamedTuple):
     total: int  # how many there are at most
     step: int = STEP
     unit: str = "tracks"  # what `total` and `step` count
+    noise: Callable[[], Iterator[NoiseHits]] | None = None  # all hits of no track, in parts
+    noise_of: Callable[[Array], NoiseHits] | None = None  # those of some events, by their numbers
 
     @property
     def header(self) -> tuple[Detector, Tensor | None, dict[str, Any]]:
@@ -72,7 +78,11 @@ def content_of_root(
         "converted_from": Path(path).name,
     }
     tracks = iterate_tracks(path, own, STEP, short_tracks=short_tracks)
-    return Content(own, local, metadata, tracks, count_entries(path, "tracks"))
+    content = Content(own, local, metadata, tracks, count_entries(path, "tracks"))
+    if not has_noise(path):
+        return content
+    noise = NoiseFile(path, own)
+    return content._replace(noise=noise.chunks, noise_of=noise.of)
 
 
 def content_of_csv(path: str | Path, detector: Detector, short_tracks: str = "error") -> Content:
@@ -82,8 +92,21 @@ def content_of_csv(path: str | Path, detector: Detector, short_tracks: str = "er
     return Content(detector, None, metadata, iter([tracks]), len(tracks))
 
 
-def content_of_o2(source: O2Source, detector: Detector, selection: Selection) -> Content:
-    """The selected tracks of a run of ALICE O2; arguments and errors as for `O2Source.chunks`."""
+def content_of_o2(
+    source: O2Source, detector: Detector, selection: Selection, unassociated: bool = False
+) -> Content:
+    """The selected tracks of a run of ALICE O2, and the clusters of no track where these are asked for.
+
+    Arguments and errors are those of `O2Source.chunks`.
+
+    Raises:
+        ConfigError: clusters of no track are asked for, and events are not readout frames.
+    """
+    if unassociated and source.vertices != ABSENT:
+        raise ConfigError(
+            "o2.unassociated=true: clusters of no track have a readout frame and no vertex; give "
+            "o2.vertices=absent, so that events are readout frames"
+        )
     n_frames, step = source.size()
     metadata = {
         "generator": "ALICE O2",
@@ -93,5 +116,12 @@ def content_of_o2(source: O2Source, detector: Detector, selection: Selection) ->
         "selection": asdict(selection),
     }
     return Content(
-        detector, None, metadata, source.chunks(detector, selection), n_frames, step, "time frames"
+        detector,
+        None,
+        metadata,
+        source.chunks(detector, selection),
+        n_frames,
+        step,
+        "time frames",
+        partial(source.unassociated, detector) if unassociated else None,
     )

@@ -21,8 +21,9 @@ from alignnet.data.cache import cached
 from alignnet.data.event_batches import EventBatches
 from alignnet.data.event_table import CachedEvents, Events, EventTable
 from alignnet.data.memory import physical_memory
+from alignnet.data.o2_runs import O2Runs, is_run
 from alignnet.data.root_tracks import read_tracks
-from alignnet.data.track_source import TrackSource, root_source
+from alignnet.data.track_source import TrackSource, read_sources, root_source
 from alignnet.data.tracks import Array, Tracks
 from alignnet.errors import CheckpointError, ConfigError
 from alignnet.geometry.detector import Detector
@@ -40,7 +41,7 @@ class AlignmentData(L.LightningDataModule):
     """Tracks of one or more files, split by event.
 
     Args:
-        files: ROOT files of docs/data-format.md.
+        files: ROOT files of docs/data-format.md, and runs of ALICE O2 (folders, or files of tracks).
         detector: what their hits refer to.
         batch_size: events of a batch, over all ranks.
         split: fractions of events for training, validation and test; they add up to 1.
@@ -52,6 +53,7 @@ class AlignmentData(L.LightningDataModule):
         partitioned: each rank keeps its own events in all epochs.
         cache: folder in which the tracks are cached, to be read from there block by block; None reads them
             into memory, and "auto" caches beside each file what has more than `CACHED_FROM` tracks.
+        runs: how runs of O2 are read; by default all of their tracks, with the vertices among them.
 
     Raises:
         ConfigError: a value cannot be used, or no events are left to train on.
@@ -70,10 +72,11 @@ class AlignmentData(L.LightningDataModule):
         shuffle: bool = True,
         partitioned: bool = False,
         cache: str | None = "auto",
+        runs: O2Runs | None = None,
     ) -> None:
         super().__init__()
         if not files:
-            raise ConfigError("data.files is empty; give at least one ROOT file: data.files=[FILE,…]")
+            raise ConfigError("data.files is empty; give at least one file or run: data.files=[FILE,…]")
         if len(split) != 3 or min(split) < 0 or abs(sum(split) - 1) > 1e-6 or split[0] == 0:
             raise ConfigError(
                 f"data.split is {list(split)}; expected three fractions ≥ 0 that add up to 1, the first > 0"
@@ -92,6 +95,7 @@ class AlignmentData(L.LightningDataModule):
         self.detector, self.batch_size, self.split, self.seed = detector, batch_size, tuple(split), seed
         self.min_hits, self.short_tracks, self.max_tracks = min_hits, short_tracks, max_tracks
         self.shuffle, self.partitioned, self.cache = shuffle, partitioned, cache
+        self.runs = O2Runs() if runs is None else runs
         self.events: EventTable | None = None
         self.rows: dict[str, Array] = {}
 
@@ -120,7 +124,7 @@ class AlignmentData(L.LightningDataModule):
         sources = self._sources()
         n_tracks = sum(source.n_tracks for source in sources)
         if self.cache is None or (self.cache == "auto" and n_tracks < CACHED_FROM):
-            self.events = Events(self._read(), self.detector)
+            self.events = Events(self._read(sources), self.detector)
         else:
             folder = None if self.cache == "auto" else self.cache
             parts = [cached(source, self.detector, folder) for source in sources]
@@ -131,7 +135,9 @@ class AlignmentData(L.LightningDataModule):
                 f"{self.files}: no events to train on; {len(self.events)} events, split {self.split}"
             )
 
-    def _read(self) -> Tracks:
+    def _read(self, sources: Sequence[TrackSource]) -> Tracks:
+        if any(source.selection["reader"] != "root" for source in sources):
+            return read_sources(sources)
         return read_tracks(
             self.files,
             self.detector,
@@ -146,10 +152,19 @@ class AlignmentData(L.LightningDataModule):
         left = self.max_tracks
         for file in self.files:
             if left is None or left > 0:
-                source = root_source(file, self.detector, left, self.min_hits, self.short_tracks)
+                source = self._source(file, left)
                 sources.append(source)
                 left = None if left is None else left - source.n_tracks
         return sources
+
+    def _source(self, file: str, entry_stop: int | None) -> TrackSource:
+        if is_run(file):
+            return self.runs.source(file, self.detector, entry_stop, self.min_hits)
+        return root_source(file, self.detector, entry_stop, self.min_hits, self.short_tracks)
+
+    def files_of(self, file: str) -> tuple[Path, ...]:
+        """What is read of one of `files`: itself, or the files of a run."""
+        return self.runs.run(file).files if is_run(file) else (Path(file),)
 
     @property
     def table(self) -> EventTable:

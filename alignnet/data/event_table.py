@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 from alignnet.data.batch import Batch, collate, cylinders_of
 from alignnet.data.cache_read import CachedTracks, ranges
 from alignnet.data.root_tracks import EVENT_STRIDE
+from alignnet.data.track_source import check_numbers
 from alignnet.data.tracks import Array, Tracks, concatenate
-from alignnet.errors import SchemaError
 from alignnet.geometry.detector import Detector
 
 
@@ -107,7 +107,7 @@ class CachedEvents(EventTable):
         blocks = [part.edges[:-1] + first for part, first in zip(parts, self.edges, strict=False)]
         self.blocks = np.append(np.concatenate(blocks), len(self))
         for part in parts if len(parts) > 1 else ():
-            _check_numbers(part)
+            check_numbers(str(part.folder), *part.event_numbers)
 
     def __len__(self) -> int:
         return int(self.edges[-1])
@@ -148,12 +148,3 @@ class CachedEvents(EventTable):
     def _of_part(self, k: int, rows: Array) -> Tracks:
         tracks = self.parts[k].tracks(rows - self.edges[k], self.names)
         return replace(tracks, event=tracks.event + k * EVENT_STRIDE)
-
-
-def _check_numbers(part: CachedTracks) -> None:
-    low, high = part.event_numbers
-    if low < 0 or high >= EVENT_STRIDE:
-        raise SchemaError(
-            f"{part.folder}: found events {low} to {high}, expected 0 <= event < {EVENT_STRIDE} where "
-            "several files are joined; renumber the events"
-        )

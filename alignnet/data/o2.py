@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +22,21 @@ from pathlib import Path
 import numpy as np
 
 from alignnet.data.check import positive_definite
-from alignnet.data.o2_branches import CLUSTER_FILE, Branch, FrameReader, Frames, some
+from alignnet.data.noise import NoiseHits
+from alignnet.data.o2_branches import CLUSTER_FILE, TRACK_FILE, Branch, FrameReader, Frames, some
 from alignnet.data.o2_clusters import local_points
 from alignnet.data.o2_dictionary import TopologyDictionary, read_dictionary
 from alignnet.data.o2_field import NEEDED_FIELD, check_field
 from alignnet.data.o2_selection import Selection
-from alignnet.data.o2_tracks import NEEDED, Readout, States, clusters_of, readout_of, states_of
+from alignnet.data.o2_tracks import (
+    NEEDED,
+    Readout,
+    States,
+    check_same_orbits,
+    clusters_of,
+    readout_of,
+    states_of,
+)
 from alignnet.data.o2_vertices import (
     NEEDED_PRIMARY,
     NEEDED_SEEDING,
@@ -56,7 +66,12 @@ FRAME_STRIDE = 2**24
 SEEDING, ABSENT = "seeding", "absent"
 """What `vertices` may be besides a file."""
 
-_CLUSTERS = some(CLUSTER_FILE, "ITSClusterComp", "ITSClusterPatt")
+_CLUSTERS = some(CLUSTER_FILE, "ITSClusterComp", "ITSClusterPatt", "ITSClustersROF.mBCData.orbit")
+_READOUT = some(
+    CLUSTER_FILE,
+    *(f"ITSClustersROF.{name}" for name in ("mBCData.bc", "mROFEntry.mFirstEntry", "mROFEntry.mEntries")),
+)
+_ENTRIES = "ITSTracksROF.mROFEntry.mEntries"
 
 
 @dataclass
@@ -92,40 +107,97 @@ class O2Source:
             readers = self._open(stack)
             return readers[0].n_frames, self._step(readers, chunk_bytes)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that is read, the tracks first."""
+        vertices = None if self.vertices in (SEEDING, ABSENT) else self.vertices
+        others = (self.clusters, self.dictionary, vertices)
+        return (Path(self.tracks), *(Path(file) for file in others if file is not None))
+
+    def count_tracks(self) -> int:
+        """Tracks of the run before any selection, as its readout frames count them.
+
+        Raises:
+            SchemaError: as `chunks`.
+        """
+        with open_root(self.tracks) as file:
+            reader = FrameReader(file, self.tracks, some(TRACK_FILE, _ENTRIES))
+            return int(reader.read(0, reader.n_frames)[_ENTRIES].astype(np.int64).sum())
+
     def chunks(
-        self, detector: Detector, selection: Selection, chunk_bytes: int = CHUNK_BYTES
+        self,
+        detector: Detector,
+        selection: Selection,
+        chunk_bytes: int = CHUNK_BYTES,
+        entry_stop: int | None = None,
     ) -> Iterator[Tracks]:
         """The selected tracks in chunks of whole time frames, of bounded memory.
 
         Args:
             detector: with chip identifiers as `sensor_id`, and the field that the tracks were fitted in.
             selection: which tracks, and how near to their vertices.
-            chunk_bytes: about what is read together; a chunk may hold no track.
+            chunk_bytes: about what is read together.
+            entry_stop: only the first so many tracks of the file; the last event may be cut.
 
         Raises:
             SchemaError: the files are not O2's, do not belong together, or are damaged.
             ConfigError: the field is another one, or no track is left.
         """
-        dictionary = (
-            TopologyDictionary.empty() if self.dictionary is None else read_dictionary(self.dictionary)
-        )
+        dictionary = self._dictionary()
         tally = Tally()
         with ExitStack() as stack:
             readers = self._open(stack)
             self._check_field(readers[0].n_frames, detector.b_z)
-            step = self._step(readers, chunk_bytes)
-            for start in range(0, readers[0].n_frames, step):
-                parts = [reader.read(start, min(start + step, reader.n_frames)) for reader in readers]
-                tracks = self._tracks(parts, dictionary, detector, selection, tally)
+            for parts in _ahead(readers, self._step(readers, chunk_bytes)):
+                if entry_stop is not None and tally.read >= entry_stop:
+                    break
+                left = None if entry_stop is None else entry_stop - tally.read
+                tracks = self._tracks(parts, dictionary, detector, selection, tally, left)
                 if len(tracks):
                     yield tracks
         self._report(tally)
 
-    def _open(self, stack: ExitStack) -> list[FrameReader]:
+    def unassociated(self, detector: Detector, chunk_bytes: int = CHUNK_BYTES) -> Iterator[NoiseHits]:
+        """The clusters that no track of the file has, in chunks of whole time frames.
+
+        Their events are readout frames, numbered as those of tracks without vertices are.
+
+        Args:
+            detector: with chip identifiers as `sensor_id`.
+            chunk_bytes: about what is read together.
+
+        Raises:
+            SchemaError: as `chunks`.
+        """
+        dictionary = self._dictionary()
+        with ExitStack() as stack:
+            readers = self._open(stack, _READOUT)[:2]
+            for frames, clusters in _ahead(readers, self._step(readers, chunk_bytes)):
+                check_same_orbits(frames, clusters, str(self.clusters))
+                yield self._unassociated(frames, clusters, dictionary, detector)
+
+    def _unassociated(
+        self, frames: Frames, clusters: Frames, dictionary: TopologyDictionary, detector: Detector
+    ) -> NoiseHits:
+        of, tracks = "ITSClusterComp", np.arange(len(frames.frame_of("ITSTrack")))
+        free = np.ones(len(clusters.frame_of(of)), dtype=bool)
+        free[clusters_of(frames, clusters.counts[of], tracks, str(self.tracks))[1]] = False
+        rows = np.flatnonzero(free)
+        readout = readout_of(clusters, str(self.clusters), "ITSClustersROF", of)
+        points = local_points(clusters, dictionary, rows, str(self.clusters))
+        event = _events(rows, rows, readout, None, clusters)
+        return NoiseHits(
+            event, self._sensors(clusters[f"{of}.mChipID"][rows], detector), points.uv, points.sigma
+        )
+
+    def _dictionary(self) -> TopologyDictionary:
+        return TopologyDictionary.empty() if self.dictionary is None else read_dictionary(self.dictionary)
+
+    def _open(self, stack: ExitStack, of_clusters: tuple[Branch, ...] = ()) -> list[FrameReader]:
         """Readers of tracks, clusters and, if there is such a file, vertices, of as many time frames."""
         wanted: list[tuple[str | Path, tuple[Branch, ...]]] = [
             (self.tracks, NEEDED + (NEEDED_SEEDING if self.vertices == SEEDING else ())),
-            (self.clusters, _CLUSTERS),
+            (self.clusters, _CLUSTERS + of_clusters),
         ]
         if self.vertices not in (SEEDING, ABSENT):
             wanted.append((self.vertices, NEEDED_PRIMARY))
@@ -157,11 +229,14 @@ class O2Source:
         detector: Detector,
         selection: Selection,
         tally: Tally,
+        stop: int | None = None,
     ) -> Tracks:
+        """The selected ones of the first `stop` tracks of some frames."""
         frames, clusters = parts[:2]
+        check_same_orbits(frames, clusters, str(self.clusters))
         states, readout = states_of(frames, str(self.tracks)), readout_of(frames, str(self.tracks))
-        rows = np.flatnonzero(selection.tracks(states))
-        tally.read, tally.selected = tally.read + len(states.chi2), tally.selected + len(rows)
+        rows = np.flatnonzero(selection.tracks(states)[:stop])
+        tally.read, tally.selected = tally.read + len(states.chi2[:stop]), tally.selected + len(rows)
         vertices, nearest = None, np.zeros(0, dtype=np.int64)
         if self.vertices != ABSENT:
             vertices = self._vertices(parts, readout)
@@ -209,6 +284,26 @@ class O2Source:
                 f"{self.tracks}: no track is left ({told}); loosen selection, or o2.vertices=absent"
             )
         log.info("%s: %s", self.tracks, told)
+
+
+def _ahead(readers: list[FrameReader], step: int) -> Iterator[list[Frames]]:
+    """The frames of all readers, `step` at a time; another thread reads the next ones meanwhile.
+
+    Most of reading is decompression, which needs no lock of the interpreter.
+    """
+
+    def read(start: int) -> list[Frames]:
+        return [reader.read(start, min(start + step, reader.n_frames)) for reader in readers]
+
+    with ThreadPoolExecutor(1) as thread:
+        coming: Future[list[Frames]] | None = None
+        for start in range(0, readers[0].n_frames, step):
+            following = thread.submit(read, start)
+            if coming is not None:
+                yield coming.result()
+            coming = following
+        if coming is not None:
+            yield coming.result()
 
 
 def _associated(

@@ -182,8 +182,8 @@ def local_points(frames: Frames, dictionary: TopologyDictionary, rows: Array, pa
     sigma[pattern_id == NO_ENTRY] = ROW_PITCH / 2, COLUMN_PITCH / 2
     u = CENTRE_U + HALF_U - (row + 0.5) * ROW_PITCH + centre[:, 0]
     v = (column + 0.5) * COLUMN_PITCH - HALF_V + centre[:, 1]
-    own = np.flatnonzero(explicit[rows])
-    which = (np.cumsum(explicit) - 1)[rows[own]]
+    own = np.flatnonzero(explicit[rows]) if len(patterns.rows) else rows[:0]
+    which = np.searchsorted(np.flatnonzero(explicit), rows[own])
     group = pattern_id[own] != NO_ENTRY
     row_mean, column_mean = patterns.row_mean[which], patterns.column_mean[which]
     corner_row = row[own] - np.where(group, np.floor(row_mean + 0.5), 0)

@@ -13,6 +13,7 @@ only through that fit.
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alignnet.data.atomic import replacing
+from alignnet.data.noise import NoiseHits
 from alignnet.data.o2_branches import CLUSTER_FILE, TRACK_FILE, VERTEX_FILE, Frames, collection_of
 from alignnet.data.o2_dictionary import write_dictionary
 from alignnet.data.o2_fit import State, fitted
@@ -74,8 +76,12 @@ class O2Writer:
         self._stack = ExitStack()
         return self
 
-    def append(self, tracks: Tracks) -> None:
+    def append(self, tracks: Tracks, noise: NoiseHits | None = None) -> None:
         """Write more events, in time frames of their own; all of them have vertices, or none has.
+
+        Args:
+            tracks: of the events.
+            noise: clusters that no track has; those of events without tracks are left out.
 
         Raises:
             ConfigError: a track has more than 15 hits, some tracks have vertices and others not, or as
@@ -87,7 +93,7 @@ class O2Writer:
             raise ConfigError(
                 f"a track has {int(tracks.hits_per_track.max())} hits, O2 counts at most {MOST_CLUSTERS}"
             )
-        parts = frames_of(tracks, self._detector, self._pixels, self._frames)
+        parts = frames_of(tracks, self._detector, self._pixels, self._frames, noise)
         if not self._writers:
             kinds = (TRACK_FILE, CLUSTER_FILE, VERTEX_FILE)
             for name, branches, _ in zip(NAMES, kinds, parts, strict=False):
@@ -120,18 +126,19 @@ def _require_its2(detector: Detector) -> None:
         )
 
 
-def frames_of(tracks: Tracks, detector: Detector, pixels: Pixels, first: int = 0) -> tuple[Frames, ...]:
+def frames_of(
+    tracks: Tracks, detector: Detector, pixels: Pixels, first: int = 0, noise: NoiseHits | None = None
+) -> tuple[Frames, ...]:
     """Time frames of tracks, clusters and, if the tracks have them, vertices, numbered from `first`."""
     event = np.cumsum(np.diff(tracks.event, prepend=tracks.event[:1]) != 0)
     layout = Layout(int(event[-1]) + 1, first)
-    event_of_hit = np.repeat(event, tracks.hits_per_track)
-    chip = detector.sensor_id.numpy()[tracks.sensor]
-    order = np.lexsort((chip, event_of_hit))
-    clusters = _clusters(
-        pixels(tracks.uv[order], tracks.sigma[order]), chip[order], event_of_hit[order], layout
-    )
+    hits = _with_noise(tracks, event, noise)
+    chip = detector.sensor_id.numpy()[hits.sensor]
+    order = np.lexsort((chip, hits.event))
+    sorted_hits, of = hits.select(order), hits.event[order]
+    clusters = _clusters(pixels(sorted_hits.uv, sorted_hits.sigma), chip[order], of, layout)
     number = np.empty(len(order), dtype=np.int64)  # of each hit's cluster, within its time frame
-    number[order] = np.arange(len(order)) - layout.before(event_of_hit)[event_of_hit[order]]
+    number[order] = np.arange(len(order)) - layout.before(hits.event)[of]
     leading = tracks.select(np.flatnonzero(np.diff(event, prepend=-1)))
     has_vertex = tracks.vertex is not None and tracks.vertex_cov is not None
     kept = leading if has_vertex else None
@@ -140,6 +147,18 @@ def frames_of(tracks: Tracks, detector: Detector, pixels: Pixels, first: int = 0
     if has_vertex:
         parts.append(_primary(leading, n_tracks, layout))
     return tuple(_frames(columns, layout) for columns in parts)
+
+
+def _with_noise(tracks: Tracks, event: Array, noise: NoiseHits | None) -> NoiseHits:
+    """Hits of tracks, and after them those of none; their events are counted as those of tracks, from 0."""
+    own = NoiseHits(np.repeat(event, tracks.hits_per_track), tracks.sensor, tracks.uv, tracks.sigma)
+    if noise is None:
+        return own
+    number, first = np.unique(tracks.event, return_index=True)
+    place = np.searchsorted(number, noise.event).clip(max=len(number) - 1)
+    there = number[place] == noise.event
+    more = replace(noise, event=event[first[place]]).select(there)
+    return NoiseHits.joined([own, more])
 
 
 class Layout(NamedTuple):

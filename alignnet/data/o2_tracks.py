@@ -145,6 +145,24 @@ def readout_of(frames: Frames, path: str, collection: str = "ITSTracksROF", of: 
     return Readout(frame, orbit * ORBIT + bc, np.repeat(np.arange(len(count)), count))
 
 
+def check_same_orbits(tracks: Frames, clusters: Frames, path: str) -> None:
+    """Raise SchemaError where clusters (of file `path`) begin a time frame in another orbit than tracks."""
+    names = ("ITSTracksROF", "ITSClustersROF")
+    counts = [frames.counts[name] for frames, name in zip((tracks, clusters), names, strict=True)]
+    both = np.flatnonzero((counts[0] > 0) & (counts[1] > 0))
+    track_orbit, cluster_orbit = (
+        frames[f"{name}.mBCData.orbit"][frames.offset(name)[both]]
+        for frames, name in zip((tracks, clusters), names, strict=True)
+    )
+    differ = np.flatnonzero(track_orbit != cluster_orbit)
+    if len(differ):
+        k = int(differ[0])
+        raise SchemaError(
+            f"{path}: time frame {clusters.first + both[k]} begins in orbit {cluster_orbit[k]}, that of its "
+            f"tracks in {track_orbit[k]}; give files of the same run"
+        )
+
+
 def _fault(frames: Frames, path: str, track: int, found: str, expected: str) -> SchemaError:
     offset = frames.offset("ITSTrack")
     frame = int(np.searchsorted(offset, track, side="right")) - 1

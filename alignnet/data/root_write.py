@@ -20,8 +20,10 @@ from torch import Tensor
 
 from alignnet.data.atomic import replacing
 from alignnet.data.check import check_tracks
+from alignnet.data.noise import NoiseHits
 from alignnet.data.root_alignment import checked_local, identifiers
 from alignnet.data.root_columns import Origin, branch_type, write_columns
+from alignnet.data.root_noise import append_noise
 from alignnet.data.tracks import Array, Tracks
 from alignnet.errors import SchemaError
 from alignnet.geometry import rigid
@@ -86,6 +88,7 @@ class SimulationWriter:
         self._local = None if local_six is None else checked_local(detector, local_six).numpy()
         self._columns: tuple[str, ...] = ()
         self._written = 0
+        self._noise: Any = None  # its tree
 
     def __enter__(self) -> SimulationWriter:
         with ExitStack() as stack:
@@ -106,6 +109,11 @@ class SimulationWriter:
         """
         for start in range(0, len(tracks), BASKET):
             self._append(tracks.select(np.arange(start, min(start + BASKET, len(tracks)))))
+
+    def append_noise(self, noise: NoiseHits) -> None:
+        """Write more hits that belong to no track (tree `noise`), of events after those that came before."""
+        if len(noise):
+            self._noise = append_noise(self._file, self._noise, noise, self._detector)
 
     def _append(self, tracks: Tracks) -> None:
         origin = Origin(str(self._path), "tracks", self._written)

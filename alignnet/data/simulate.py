@@ -11,7 +11,8 @@ Not simulated: matter beyond the detector table's (dead edges, services, air, a 
 sensor), the tails of multiple scattering, energy loss in anything but silicon, bremsstrahlung, decays of what
 goes through the detector, nuclear interactions, secondary particles of these, fields that are not uniform or
 not along z, particles that curl back, pile-up, charge sharing, merged clusters, wrong hits other than
-`outlier_fraction` and `wrong_track_fraction`, and any dependence of the resolution on angle or place.
+`outlier_fraction` and `wrong_track_fraction` (noise is of no track), and any dependence of the resolution on
+angle or place.
 
 Everything is in float64. Equal seeds give equal particles, kinks and smearing whatever the detector and its
 misalignment (`data.streams`), so that simulations can be compared hit by hit.
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alignnet.data.noise import NoiseHits, noise_hits
 from alignnet.data.sources import Particles, Source
 from alignnet.data.streams import Streams
 from alignnet.data.tracks import Tracks, concatenate
@@ -57,6 +59,7 @@ class Simulation:
         outlier_fraction: part of the hits that belong to something else.
         outlier_width: these are displaced evenly within ± this in u and v [cm].
         wrong_track_fraction: part of the tracks all of whose hits do, as if joined from different particles.
+        noise_per_sensor: mean number of hits of a sensor in an event that no particle made (`noise`).
         seed: ≥ 0.
 
     Raises:
@@ -79,6 +82,7 @@ class Simulation:
         outlier_fraction: float = 0.0,
         outlier_width: float = 0.1,
         wrong_track_fraction: float = 0.0,
+        noise_per_sensor: float = 0.0,
         seed: int = 0,
     ) -> None:
         pair = hit_resolution if isinstance(hit_resolution, Sequence) else (hit_resolution, hit_resolution)
@@ -87,13 +91,14 @@ class Simulation:
         _require(0 <= outlier_fraction <= 1, "outlier_fraction", outlier_fraction, "a number between 0 and 1")
         wrong = wrong_track_fraction
         _require(0 <= wrong <= 1, "wrong_track_fraction", wrong, "a number between 0 and 1")
+        _require(noise_per_sensor >= 0, "noise_per_sensor", noise_per_sensor, "a number >= 0")
         _require(min_hits >= 1, "min_hits", min_hits, "at least 1")
         _require(seed >= 0, "seed", seed, "a whole number >= 0")
         self.source, self.seed, self.min_hits, self.smearing = source, seed, min_hits, smearing
         self.resolution = torch.tensor([float(value) for value in pair], dtype=torch.float64)
         self.hit_efficiency = hit_efficiency
         self.outlier_fraction, self.outlier_width = outlier_fraction, outlier_width
-        self.wrong_track_fraction = wrong_track_fraction
+        self.wrong_track_fraction, self.noise_per_sensor = wrong_track_fraction, noise_per_sensor
         self.actual = _placed(detector, misalignment)
         self.transport = Transport(self.actual, scattering=scattering, energy_loss=energy_loss)
 
@@ -133,6 +138,11 @@ class Simulation:
         hits, uv = TrueHits(*(column[made] for column in hits)), uv[made]
         tracks = self._tracks(particles, hits, uv, first_event)
         return tracks.select(tracks.hits_per_track >= self.min_hits)
+
+    def noise(self, index: int, n_events: int, first_event: int = 0) -> NoiseHits:
+        """The noise in the events of `chunk` with the same arguments; tracks do not depend on it."""
+        streams, resolution = Streams(self.seed, index), self.resolution.tolist()
+        return noise_hits(self.actual, n_events, first_event, self.noise_per_sensor, resolution, streams)
 
     def _measure(self, hits: TrueHits, n_tracks: int, streams: Streams) -> tuple[Tensor, Tensor]:
         """Which crossings make a hit (hits,), and where it is measured (hits, 2)."""

@@ -33,5 +33,9 @@ class Streams:
         """Numbers in [0, 1), (rows, columns)."""
         return torch.from_numpy(self._generator(1, *purpose).random((rows, columns)))
 
+    def poisson(self, rows: int, mean: float, *purpose: int) -> Tensor:
+        """Poisson numbers, int64 (rows,)."""
+        return torch.from_numpy(self._generator(2, *purpose).poisson(mean, rows))
+
     def _generator(self, *purpose: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self.chunk, *purpose)))

@@ -5,13 +5,15 @@ A reader of another format makes a `TrackSource` of its own files; everything be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from alignnet.data.root_columns import count_entries
-from alignnet.data.root_tracks import MIN_HITS, check_short_tracks, iterate_tracks
-from alignnet.data.tracks import Tracks
+from alignnet.data.root_tracks import EVENT_STRIDE, MIN_HITS, check_short_tracks, iterate_tracks
+from alignnet.data.tracks import Tracks, concatenate
+from alignnet.errors import ConfigError, SchemaError
 from alignnet.geometry.detector import Detector
 
 Value = str | int | float | bool | None
@@ -54,3 +56,30 @@ def root_source(
         "short_tracks": short_tracks,
     }
     return TrackSource((Path(path),), selection, stop, chunks)
+
+
+def read_sources(sources: Sequence[TrackSource]) -> Tracks:
+    """All tracks of some sources in memory, their events numbered as `read_tracks` numbers those of files.
+
+    Raises:
+        SchemaError: a source cannot be read, or several are joined and one has event numbers that do not fit.
+        ConfigError: there are no tracks.
+    """
+    parts = []
+    for k, source in enumerate(sources):
+        for tracks in source.chunks():
+            if len(sources) > 1:
+                check_numbers(str(source.files[0]), int(tracks.event.min()), int(tracks.event.max()))
+            parts.append(replace(tracks, event=tracks.event + k * EVENT_STRIDE))
+    if not parts:
+        raise ConfigError(f"{sources[0].files[0]}: no tracks came; lower data.min_hits")
+    return concatenate(parts)
+
+
+def check_numbers(origin: str, low: int, high: int) -> None:
+    """Raise SchemaError where lowest and highest event number do not fit among those of several files."""
+    if low < 0 or high >= EVENT_STRIDE:
+        raise SchemaError(
+            f"{origin}: found events {low} to {high}, expected 0 <= event < {EVENT_STRIDE} where "
+            "several files are joined; renumber the events"
+        )

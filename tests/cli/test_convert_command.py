@@ -19,7 +19,10 @@ from training_runs import configured
 
 import alignnet
 from alignnet.cli.convert import main
+from alignnet.data.noise import NoiseHits
+from alignnet.data.o2_runs import O2Runs
 from alignnet.data.root import (
+    SimulationWriter,
     has_misalignment,
     read_alignment,
     read_detector,
@@ -28,8 +31,9 @@ from alignnet.data.root import (
     read_tracks,
     write_simulation,
 )
+from alignnet.data.root_noise import NoiseFile
 from alignnet.data.simulate import Simulation
-from alignnet.data.sources import Beam
+from alignnet.data.sources import Beam, ParticleGun
 from alignnet.export.alice import write_alice
 from alignnet.export.table import read_table
 from alignnet.geometry.its2 import its2
@@ -191,6 +195,30 @@ def test_tracks_become_a_run_of_o2_and_come_back(patterns, folder):
     assert found.vertex == pytest.approx(known.vertex, abs=1e-6)
 
 
+def test_noise_goes_with_its_tracks(tmp_path):
+    simulation = Simulation(ParticleGun(n_tracks_per_event=2), its2(), seed=4, noise_per_sensor=0.002)
+    tracks, noise = simulation.chunk(0, 20), simulation.noise(0, 20)
+    with SimulationWriter(tmp_path / "a.root", its2(), None, {"generator": "test", "seed": 4}) as writer:
+        writer.append(tracks)
+        writer.append_noise(noise)
+    convert(f"input={tmp_path / 'a.root'}", f"output={tmp_path / 'b.root'}")
+    again = NoiseHits.joined(list(NoiseFile(tmp_path / "b.root", its2()).chunks()))
+    assert np.array_equal(again.uv, noise.uv)
+    assert np.array_equal(again.event, noise.event)
+    convert(f"input={tmp_path / 'b.root'}", "to=o2", f"output={tmp_path / 'run'}")
+    found = NoiseHits.joined(list(O2Runs().run(tmp_path / "run").unassociated(its2())))
+    kept = noise.select(np.flatnonzero(np.isin(noise.event, tracks.event)))
+    assert len(kept) > 500
+    assert np.array_equal(found.sensor, kept.sensor)
+    assert np.abs(found.uv - kept.uv).max() < 3.4e-5
+    keys = ("selection=all", "o2.vertices=absent", "o2.unassociated=true")
+    convert(f"input={tmp_path / 'run'}", f"output={tmp_path / 'c.root'}", *keys)
+    back = NoiseHits.joined(list(NoiseFile(tmp_path / "c.root", its2()).chunks()))
+    assert np.array_equal(back.uv, found.uv)
+    assert set(read_tracks(tmp_path / "c.root", its2()).event) <= set(back.event)
+    assert np.array_equal(read_tracks(tmp_path / "c.root", its2()).sensor, tracks.sensor)
+
+
 def test_a_file_of_another_program_is_converted(shared_data, tmp_path):
     source = shared_data / "fei4_telescope.root"
     if not source.is_file():
@@ -229,6 +257,8 @@ BAD = {
     "input=run/o2trac_its.root output=new.root o2.vertices=null": "o2.vertices is None, expected the name of",
     "input=run/o2trac_its.root output=new.root selection.pt=[9,10] o2.dictionary=run/dictionary.root":
         "run/o2trac_its.root: no track is left .24 tracks, 0 within the selection",
+    "input=run/o2trac_its.root output=new.root o2.unassociated=true": "o2.unassociated=true: clusters of no",
+    "input=run/o2trac_its.root output=new to=o2 o2.unassociated=true": "o2.unassociated is True",
     "input=run/o2trac_its.root output=new.root selection.pt=high": "selection.pt is 'high'; expected",
     "input=run/o2trac_its.root output=new.root o2.timing.length=0": "o2.timing.length is 0, expected at le",
     "input=tracks.dat output=new.root": "input is .*: its suffix does not tell .* from=root|csv|alice",

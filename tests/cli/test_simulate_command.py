@@ -18,7 +18,9 @@ import alignnet
 from alignnet.cli import progress
 from alignnet.cli.app import CONF, build
 from alignnet.cli.simulate import main
+from alignnet.data.noise import NoiseHits
 from alignnet.data.root import read_detector, read_metadata, read_misalignment, read_tracks
+from alignnet.data.root_noise import NoiseFile, has_noise
 from alignnet.errors import AlignnetError
 from alignnet.geometry.misalign import Gaussian
 from alignnet.geometry.telescope import telescope
@@ -75,6 +77,21 @@ def test_the_detector_of_a_file_is_the_one_that_was_written_to_it(tmp_path):
     assert np.abs(again.uv - tracks.uv).max() < 1e-8  # a file holds x/X0 in single precision
 
 
+def test_noise_is_written_beside_the_same_tracks_in_every_chunk(tmp_path):
+    few = (*BEAM[:3], "n_events=2100")  # two chunks
+    _, quiet, _ = simulated(tmp_path / "a.root", *few)
+    detector, noisy, _ = simulated(tmp_path / "b.root", *few, "simulation.noise_per_sensor=0.5")
+    assert not has_noise(tmp_path / "a.root")
+    assert np.array_equal(noisy.uv, quiet.uv)
+    assert np.array_equal(noisy.event, quiet.event)
+    event = NoiseHits.joined(list(NoiseFile(tmp_path / "b.root", detector).chunks())).event
+    mean, n = 0.5 * len(detector), 2100
+    per_event = np.bincount(event, minlength=n)
+    assert len(per_event) <= n
+    assert per_event[2000:].sum() > 100
+    assert abs(per_event.mean() - mean) < 4 * np.sqrt(mean / n)
+
+
 def test_a_sample_sets_keys_that_the_command_line_changes_again(tmp_path):
     config = configured("simulate", "sample=its2_demo", "n_events=3")
     assert (config.n_events, config.output) == (3, "outputs/samples/its2_demo.root")
@@ -106,6 +123,7 @@ BAD = {
     "source.momentum=fast": "source.momentum is 'fast'; expected a finite number",
     "source.momentum=-1": "source: momentum is -1, expected a number > 0",
     "source.colour=red": "unknown key 'source.colour'",
+    "simulation.noise_per_sensor=-1": "simulation: noise_per_sensor is -1, expected a number >= 0",
     "simulation.hit_efficiency=2": "simulation: hit_efficiency is 2, expected a number between 0 and 1",
     "source.centre=[100,0]": "no particle of 200 events leaves 3 hits in telescope: choose a source",
 }

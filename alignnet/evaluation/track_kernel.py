@@ -18,8 +18,8 @@ from alignnet.physics import track_kernels as tk
 from alignnet.physics.damping import STEPS, enough_of_one, settled_of_one
 from alignnet.physics.jit import Array, compiled, is_finite
 
-_LINEAR = 1e-4
-"""Drop of χ² below which a step is so small that residuals follow it linearly: a hundredth of an error."""
+_LINEAR = 1e-5
+"""Drop of χ² below which a step is so small that residuals follow it linearly: three thousandths of an error."""
 
 
 class Found(NamedTuple):

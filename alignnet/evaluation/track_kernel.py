@@ -19,7 +19,7 @@ from alignnet.physics.damping import STEPS, enough_of_one, settled_of_one
 from alignnet.physics.jit import Array, compiled, is_finite
 
 _LINEAR = 1e-5
-"""Drop of χ² below which a step is so small that residuals follow it linearly: three thousandths of an error."""
+"""Drop of χ² below which a step is so small that residuals follow it linearly, 0.003 of an error."""
 
 
 class Found(NamedTuple):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from alignnet.evaluation.colours import diverging
 from alignnet.evaluation.maps import oriented, outlines
-from alignnet.evaluation.style import styled
+from alignnet.evaluation.style import margins, styled
 from alignnet.geometry.detector import Detector
 from alignnet.units import UM
 
@@ -56,8 +56,8 @@ def layer_panel(detector: Detector, local: Tensor, layer: int, coordinate: str, 
         coordinate: "u", "v" or "w".
         scale: of the colours [µm].
     """
-    figure = Figure(figsize=(3.6, 1.7), layout="constrained")
-    axis = figure.subplots()
+    figure = Figure(figsize=(3.6, 1.7))
+    axis = figure.subplots(gridspec_kw=margins(figure, (1, 1), left=0.5, bottom=0.45))
     names = _draw(axis, detector, local, layer, coordinate, scale)
     axis.set_xlabel(names[0])
     axis.set_ylabel(names[1])

@@ -12,7 +12,7 @@ from torch import Tensor
 from alignnet.data.tracks import Array
 from alignnet.errors import GeometryError
 from alignnet.evaluation.colours import diverging
-from alignnet.evaluation.style import styled
+from alignnet.evaluation.style import margins, styled
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.orientation import is_barrel, middle, sides
 from alignnet.units import UM
@@ -40,8 +40,9 @@ def correction_map(detector: Detector, local: Tensor, layer: int) -> Figure:
         )
     corners, names, towards = outlines(detector, rows)
     values = oriented(detector, local, rows) / UM
-    figure = Figure(figsize=(8.6, 3.4), layout="constrained")
-    axes = figure.subplots(1, 3, sharex=True, sharey=True)
+    figure = Figure(figsize=(8.6, 3.4))
+    grid = margins(figure, (1, 3), left=0.5, bottom=0.45, top=0.6, gap=0.15)
+    axes = figure.subplots(1, 3, sharex=True, sharey=True, gridspec_kw=grid)
     for k, axis in enumerate(axes):
         size = np.abs(values[:, k])
         edge = max(float(np.quantile(size, 0.995)), 1e-3)
@@ -54,7 +55,9 @@ def correction_map(detector: Detector, local: Tensor, layer: int) -> Figure:
         axis.set_title(f"d{'uvw'[k]}, {towards[k]}")
         axis.set_xlabel(names[0])
         beyond = "both" if (size > edge).any() else "neither"
-        bar = figure.colorbar(cells, ax=axis, location="bottom", aspect=28, pad=0.03, extend=beyond)
+        bar = figure.colorbar(
+            cells, ax=axis, location="bottom", aspect=28, pad=0.2, fraction=0.1, extend=beyond
+        )
         bar.set_label("correction [µm]", fontsize=9)
         bar.locator = MaxNLocator(5, symmetric=True)
     axes[0].set_ylabel(names[1])

@@ -18,6 +18,7 @@ from alignnet.evaluation.style import (
     layer_axis,
     log_micrometres,
     log_momentum,
+    margins,
     numbers,
     plain_log_labels,
     styled,
@@ -45,6 +46,8 @@ _AXIS = {
     "side": r"$x < 0$, $x > 0$",
 }
 
+_LABELS = 0.74  # numbers and a label left of an axis [inches]
+
 
 @styled
 def dca_mean_and_width(
@@ -57,10 +60,10 @@ def dca_mean_and_width(
         coordinates: "xy" and "z", a column each.
     """
     by = next(key[:-4] for key in next(iter(table.values())) if key.endswith("_low"))
-    figure = Figure(figsize=(4.1 * len(coordinates), 6.0), layout="constrained")
-    axes = figure.subplots(
-        3, len(coordinates), sharex=True, squeeze=False, gridspec_kw={"height_ratios": (1, 1.25, 0.7)}
-    )
+    figure = Figure(figsize=(4.1 * len(coordinates), 6.0))
+    grid = margins(figure, (3, len(coordinates)), left=_LABELS, bottom=0.5, gap=_LABELS)
+    ratios = {"height_ratios": (1, 1.25, 0.7)}
+    axes = figure.subplots(3, len(coordinates), sharex=True, squeeze=False, gridspec_kw=grid | ratios)
     for column, c in zip(axes.T, coordinates, strict=True):
         _errors(column[0], table, by, f"mean_{c}_um", f"mean_error_{c}_um")
         _errors(column[1], table, by, f"width_{c}_um", f"width_error_{c}_um")
@@ -75,6 +78,8 @@ def dca_mean_and_width(
         log_micrometres(column[1])
         _zoom_on_ratio(column[2], table, c)
         column[2].set_xlabel(_AXIS.get(by, by))
+        for axis in column:
+            axis.yaxis.set_label_coords(-0.55 / (4.1 - _LABELS), 0.5)
         if by == "pt":
             log_momentum(column[2], *_ends(table))
     axes[1, 0].legend(loc="best")

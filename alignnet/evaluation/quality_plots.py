@@ -51,7 +51,7 @@ def fit_quality(fit: Mapping[str, Mapping[str, Any]]) -> Figure:
     left.set(xlabel=r"$\chi^2$ / ndf", ylabel="tracks (unit area)", xlim=(0, edges[-2]))
     right.set(xlabel=r"$p$-value", xlim=(0, 1), yscale="log")
     left.legend(loc="upper right")
-    right.legend(loc="best", title="KS distance to flat", title_fontsize=8)
+    right.legend(loc="upper right", title="KS distance to flat", title_fontsize=8)
     return figure
 
 

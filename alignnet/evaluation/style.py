@@ -25,6 +25,7 @@ STYLE: dict[str, dict[str, Any]] = {
     "expected": {"color": "#222222", "marker": "_", "linestyle": (0, (1, 1.5))},
     "limit": {"color": "#222222", "marker": "_", "linestyle": (0, (1, 1.5))},
 }
+_EDGE = 0.12  # above and to the right of axes [inches]
 _RC: Any = {
     "font.size": 9.5,
     "axes.labelsize": 10,
@@ -46,6 +47,28 @@ _RC: Any = {
 def styled(function: Callable[P, Figure]) -> Callable[P, Figure]:
     """The figure that `function` draws, in this file's style."""
     return matplotlib.rc_context(_RC)(function)
+
+
+def margins(
+    figure: Figure, shape: tuple[int, int], left: float, bottom: float, top: float = _EDGE, gap: float = 0.0
+) -> dict[str, float]:
+    """`gridspec_kw` of axes, in the place of a layout that draws all text twice to measure it.
+
+    Args:
+        figure: of its final size.
+        shape: rows and columns of axes.
+        left: room for ticks and their label [inches].
+        bottom: the same below.
+        top: for titles.
+        gap: between columns; rows have a little.
+    """
+    (rows, columns), (width, height) = shape, figure.get_size_inches()
+    axis_width = (width - left - _EDGE - (columns - 1) * gap) / columns
+    axis_height = (height - bottom - top - (rows - 1) * _EDGE) / rows
+    return {
+        "left": left / width, "right": 1 - _EDGE / width, "bottom": bottom / height, "top": 1 - top / height,
+        "wspace": gap / axis_width, "hspace": _EDGE / axis_height,
+    }  # fmt: skip
 
 
 def log_micrometres(axis: Axes) -> None:

@@ -10,13 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 
 import alignnet
 from alignnet.cli.setup import AlignmentProblem
-from alignnet.data.root_tracks import EVENT_STRIDE
 
 _PACKAGES = ("torch", "lightning", "numpy", "scipy", "numba", "uproot", "hydra-core")
 
@@ -90,19 +88,13 @@ def _processor() -> str:
 
 
 def _data(problem: AlignmentProblem) -> list[dict[str, Any]]:
-    """Files and what was read of each; events of file k are numbered from k · EVENT_STRIDE."""
-    tracks, files = problem.data.tracks, problem.data.files
-    file = tracks.event // EVENT_STRIDE if len(files) > 1 else np.zeros(len(tracks), dtype=np.int64)
-    rows = []
-    for k, name in enumerate(files):
-        mine = file == k
-        rows.append(
-            {
-                "file": name,
-                "megabytes": sum(file.stat().st_size for file in problem.data.files_of(name)) / 2**20,
-                "events": len(np.unique(tracks.event[mine])),
-                "tracks": int(mine.sum()),
-                "hits": int(tracks.hits_per_track[mine].sum()),
-            }
-        )
-    return rows
+    """Files and what was read of each."""
+    files = problem.data.files
+    return [
+        {
+            "file": name,
+            "megabytes": sum(file.stat().st_size for file in problem.data.files_of(name)) / 2**20,
+            **size._asdict(),
+        }
+        for name, size in zip(files, problem.data.table.sizes(len(files)), strict=True)
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -46,6 +47,10 @@ class EventTable(Dataset[Batch], ABC):
     def n_tracks(self) -> int:
         """Tracks of all events."""
 
+    @abstractmethod
+    def sizes(self, n_files: int) -> list[Size]:
+        """What was read of each file, in their order; nothing of those after enough tracks."""
+
     def __getitems__(self, rows: Sequence[int]) -> Batch:
         """The batch of some events; an empty selection is an empty batch."""
         return collate(self.of(np.asarray(rows, dtype=np.int64)), self.detector, self.cylinders)
@@ -54,6 +59,14 @@ class EventTable(Dataset[Batch], ABC):
         """As many of some events as have the first `n_tracks` tracks of theirs."""
         rows = rows[:n_tracks]
         return rows[: int(np.searchsorted(np.cumsum(self.counts(rows)), n_tracks)) + 1]
+
+
+class Size(NamedTuple):
+    """What was read of a file."""
+
+    events: int
+    tracks: int
+    hits: int
 
 
 class Events(EventTable):
@@ -86,6 +99,13 @@ class Events(EventTable):
     def n_tracks(self) -> int:
         """Tracks of all events."""
         return len(self.tracks)
+
+    def sizes(self, n_files: int) -> list[Size]:
+        """What was read of each file."""
+        file = self.tracks.event // EVENT_STRIDE if n_files > 1 else np.zeros_like(self.tracks.event)
+        events, tracks = (np.bincount(rows, minlength=n_files) for rows in (file[self.start], file))
+        hits = np.bincount(file, self.tracks.hits_per_track, n_files)
+        return [Size(*map(int, size)) for size in zip(events, tracks, hits, strict=True)]
 
 
 class CachedEvents(EventTable):
@@ -140,6 +160,11 @@ class CachedEvents(EventTable):
     def n_tracks(self) -> int:
         """Tracks of all events."""
         return sum(part.rows["track"] for part in self.parts)
+
+    def sizes(self, n_files: int) -> list[Size]:
+        """What was read of each file."""
+        read = [Size(*(part.rows[axis] for axis in ("event", "track", "hit"))) for part in self.parts]
+        return [*read, *[Size(0, 0, 0)] * (n_files - len(read))]
 
     def _part_of(self, rows: Array) -> Array:
         which: Array = np.searchsorted(self.edges, rows, side="right") - 1

@@ -172,6 +172,8 @@ def test_several_files_are_joined_as_in_memory(tracks, file, tmp_path, small_blo
         assert_same(found.of(rows), events.of(rows))
         assert np.array_equal(found.counts(rows), events.counts(rows))
     assert found.of(np.zeros(0, dtype=np.int64)).n_hits == 0
+    each = [(len(np.unique(t.event)), len(t), t.n_hits) for t in (tracks, late)]
+    assert found.sizes(3) == events.sizes(3) == [*each, (0, 0, 0)]
 
 
 def test_an_event_in_two_places_is_an_error(tracks, file):

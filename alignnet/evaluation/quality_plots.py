@@ -12,6 +12,11 @@ from matplotlib.figure import Figure
 
 from alignnet.evaluation.style import STYLE, layer_axis, numbers, styled
 
+LEVELS = {"HalfBarrel": "half-barrel", "Stave": "stave"}
+"""Whose volumes are few enough for a figure, and what they are called."""
+
+_FAR = 50.0  # means that are further apart have a logarithmic axis [µm]
+
 
 def quality_figures(metrics: Mapping[str, Any]) -> dict[str, Figure]:
     """Every figure of this file that metrics.json has the numbers for, by the name of its picture."""
@@ -23,7 +28,7 @@ def quality_figures(metrics: Mapping[str, Any]) -> dict[str, Figure]:
     if metrics.get("overlaps") and any(one["staves"]["n"] for one in metrics["overlaps"].values()):
         figures["overlaps"] = overlaps(metrics["overlaps"])
     levels = metrics.get("residual_levels") or {}
-    for level in ("HalfBarrel", "Stave"):
+    for level in LEVELS:
         if "volumes" in levels.get(level, {}):
             figures[f"residuals_{level.lower()}"] = volume_residuals(levels, level)
     return figures
@@ -143,9 +148,11 @@ def volume_residuals(levels: Mapping[str, Any], level: str = "Stave") -> Figure:
                 axis.plot(numbers(columns[f"unbiased_mean_{c}_um"]), label=name, **style)
         axis.axhline(0, color="0.75", linewidth=0.8, zorder=0)
         axis.set_ylabel(f"mean in {c} [µm]")
-        axis.set_yscale("symlog", linthresh=10)
+        if max(map(abs, axis.get_ylim())) > _FAR:
+            axis.set_yscale("symlog", linthresh=10)
+            axis.yaxis.set_major_formatter("{x:g}")
     axes[0].legend(loc="best", ncols=3)
-    axes[1].set_xlabel(f"{level.lower()}, in the detector's order")
+    axes[1].set_xlabel(f"{LEVELS.get(level, level)}, in the detector's order")
     return figure
 
 

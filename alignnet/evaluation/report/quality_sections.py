@@ -50,15 +50,21 @@ def _volumes(metrics: Mapping[str, Any]) -> Html:
     pictures = [
         Picture(
             f"volumes-{level.lower()}", partial(quality_plots.volume_residuals, levels, level),
-            f"Mean unbiased residuals of {plural(of['n_volumes'], level.lower())}, scatter along u "
-            f"{_scatter(of, 'u')}, along v {_scatter(of, 'v')}.", level,
+            f"Mean unbiased residuals of {plural(of['n_volumes'], name)}, scatter along u "
+            f"{_scatter(of, 'u')}, along v {_scatter(of, 'v')}.", f"{name.capitalize()}s",
         )
-        for level, of in levels.items() if "volumes" in of and level != "Layer"
+        for level, name in quality_plots.LEVELS.items()
+        for of in [table_of(levels, level)] if "volumes" in of
     ]  # fmt: skip
     columns = [Column("level", True), Column("volumes"), Column("geometry", True)]
     columns += [Column(f"scatter, {c} [µm]") for c in "uv"]
     rows = [
-        [level, whole(of["n_volumes"]), name, *(short(one[f"scatter_{c}_um"], 2) for c in "uv")]
+        [
+            quality_plots.LEVELS.get(level, level),
+            whole(of["n_volumes"]),
+            name,
+            *(short(one[f"scatter_{c}_um"], 2) for c in "uv"),
+        ]
         for level, of in levels.items()
         for name, one in of.items()
         if isinstance(one, Mapping) and "scatter_u_um" in one

@@ -13,7 +13,10 @@ from alignnet.evaluation.report.pictures import Picture, panels
 from alignnet.evaluation.report.report import Report
 from alignnet.evaluation.report.rules_physics import dca as dca_rule
 
-_VARIABLES = {"pt": "p_T [GeV/c]", "phi": "φ [rad]", "eta": "η", "charge": "charge"}
+_VARIABLES = {
+    "pt": "p_T [GeV/c]", "phi": "φ [rad]", "eta": "η", "charge": "charge",
+    "top": "the sign of y, bottom and top", "side": "the sign of x, left and right",
+}  # fmt: skip
 
 
 def dca(report: Report) -> Html:
@@ -61,7 +64,8 @@ def _dca(key: str, by: str, geometries: Mapping[str, Any], spoken: list[str]) ->
     )
     numbers = [_dca_numbers(geometries, c, by, variable) for c in ("xy", "z")]
     bins = f"in bins of {variable}"
-    heading = element("h3", formula(f"{'DCA' if key == 'dca' else key} {bins}"))
+    name = "DCA" if key in ("dca", f"dca_by_{by}") else key
+    heading = element("h3", formula(f"{name} {bins}"))
     return joined(
         [heading, panels(pictures, caption), folded(formula(f"Numbers of the DCA {bins}"), *numbers)]
     )

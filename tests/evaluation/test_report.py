@@ -82,7 +82,7 @@ def test_every_image_is_in_the_file_and_has_its_pixels(parsed):
 
 def test_every_figure_says_in_words_what_it_shows(parsed):
     figures = parsed.all("svg")
-    assert len(figures) == 38
+    assert len(figures) == 37
     for figure in figures:
         assert figure["role"] == "img"
         assert re.search(r"\d", figure["aria-label"]), figure["aria-label"]
@@ -201,7 +201,7 @@ def test_a_browser_shows_all_of_it_on_a_desk_and_on_a_phone(text, tmp_path):
         assert frame["fetched"] == []
         assert frame["client"] == width
         assert frame["scroll"] <= width
-        assert len(frame["figures"]) == 38
+        assert len(frame["figures"]) == 37
         for left, right, height in frame["figures"]:
             assert left >= 0
             assert left + 150 < right <= width

@@ -112,7 +112,7 @@ def _write_tracks(path: Path, trained: DictConfig, table: AlignmentTable) -> Non
     n_tracks = problem.data.part_size("train")
     labels, fixed = sensor_labels(problem.detector), _fixed(table)
     steering = _steering_of(path)
-    count = 0
+    count, seen = 0, np.zeros(labels.max() + 1, dtype=bool)
     with MilleWriter(path) as writer:
         parts = (
             records
@@ -124,6 +124,8 @@ def _write_tracks(path: Path, trained: DictConfig, table: AlignmentTable) -> Non
         for records in tracked(parts, "tracks", n_tracks, BATCH, log):
             writer.append(records)
             count += len(records)
+            seen[records.global_label] = True
+    fixed |= ~seen[labels]  # what no record knows is no parameter
     method = "method inversion 3 0.01" if np.count_nonzero(~fixed) <= DENSE else "method sparseMINRES 3 0.01"
     write_steering(
         steering, [path.name], labels, fixed, start=np.where(fixed, table.local, 0.0),

@@ -177,8 +177,6 @@ def _progress() -> Iterator[Callable[[str, float | None], Callable[[float], None
 
 
 def _write(answer: MilleAnswer, options: Options, seconds: float) -> None:
-    presigma = [sigma if free else -1.0 for sigma, free in zip(answer.presigma, answer.free, strict=True)]
-    write_result(RESULT, answer.label, answer.value, presigma, answer.difference, answer.error)
     numbers = {
         "parameters": len(answer.label),
         "free": int(answer.free.sum()),
@@ -196,8 +194,10 @@ def _write(answer: MilleAnswer, options: Options, seconds: float) -> None:
         "peak_memory_mb": peak_memory_mb(),
         "options": asdict(options),
     }
-    with replacing(NUMBERS) as temporary:
+    presigma = [sigma if free else -1.0 for sigma, free in zip(answer.presigma, answer.free, strict=True)]
+    with replacing(NUMBERS) as temporary:  # neither appears without the other
         temporary.write_text(json.dumps(numbers, indent=1) + "\n")
+        write_result(RESULT, answer.label, answer.value, presigma, answer.difference, answer.error)
 
 
 def _report(answer: MilleAnswer) -> None:

@@ -103,12 +103,15 @@ def train(config: DictConfig) -> None:
     }
     write_metrics(folder / "metrics.json", metrics)
     report(metrics, folder / "evaluation")
-    if not metrics["n_aligned"]:
-        log.warning("no sensor was aligned: too few hits, or all fixed")
     if config.evaluation.report:
         leave_report(folder, metrics, problem.detector, answer.local)
     log.info("alignment: %s", folder / "alignment.root")
     log.info("%s", status)
+    if not metrics["n_aligned"] and config.require_convergence:
+        raise NotConvergedError(
+            "no sensor was aligned: all have fewer hits than optimizer.min_hits, or are fixed; accept it "
+            "with require_convergence=false"
+        )
     if status.converged is False and config.require_convergence:
         raise NotConvergedError(
             f"{status}. All is written; go on with alignnet train resume={folder} trainer.max_epochs=N, or "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from alignnet.errors import ConfigError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -19,7 +22,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     name before is untouched.
 
     Raises:
-        ConfigError: the folder cannot be made or written, or `path` is a folder.
+        ConfigError: the folder cannot be made or written, `path` is a folder, or there is no room for it.
     """
     final = Path(path)
     temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.partial")
@@ -33,5 +36,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, final)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise ConfigError(
+                f"cannot write {final}: {error.strerror}; make room, or write elsewhere"
+            ) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)

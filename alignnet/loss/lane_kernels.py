@@ -38,6 +38,7 @@ import numba
 import numpy as np
 
 from alignnet.data.tracks import Array
+from alignnet.physics.jit import kept_on_disk
 
 LANES = 32
 POSITION, DIRECTION, OMEGA, WEIGHT, NDF, CHI2, USABLE, PLANES = 0, 3, 6, 7, 8, 9, 10, 11
@@ -62,10 +63,7 @@ _E0, _E1, _E2, _E3, _E4, _E5, _E6, _E7, _E8, _E9 = (2 * n * _S[n] for n in range
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Machine code, made at the first call and kept on disk; no sum is reordered, other threads may run."""
-    made: Callable[..., Any] = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=_FASTMATH)(
-        function
-    )
-    return made
+    return kept_on_disk(function, fastmath=_FASTMATH)
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:

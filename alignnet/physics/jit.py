@@ -27,14 +27,25 @@ PAYS_AFTER = 300_000
 _WORTH_A_THREAD = 256  # tracks
 
 
+_FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function in machine code, without the interpreter's lock.
 
     Sums may be reordered; NaN and infinities are kept, and what is divided by 0 becomes one of them.
     """
-    made: Callable[..., Any] = numba.njit(
-        cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"}
-    )(function)
+    return kept_on_disk(function, fastmath=_FASTMATH)
+
+
+def kept_on_disk(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Machine code, made at the first call and kept where one of numba's folders can be written."""
+    made: Callable[..., Any]
+    options |= {"nogil": True, "error_model": "numpy"}
+    try:
+        made = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # numba finds no folder for it
+        made = numba.njit(**options)(function)
     return made
 
 

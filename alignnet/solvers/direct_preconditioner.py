@@ -44,6 +44,7 @@ class DirectPreconditioner(Preconditioner):
         if precision == "float32" and len(self.factor.propped):  # too coarse to tell what is null
             self.factor = factorise(scaled, tree)
         self.null = _null_vectors(self.factor)
+        self.n_null = self.null.shape[1]
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The inverse times packed unknowns: x = T y for the unknowns y = (δ, x_l), so A⁻¹ = T M⁻¹ Tᵀ."""

@@ -144,6 +144,8 @@ class Preconditioner:
         with_levels: False leaves out the volumes'.
     """
 
+    n_null = 0  # motions that nothing knows of, where it finds them
+
     def __init__(self, hierarchy: Hierarchical, with_levels: bool = True) -> None:
         self.hierarchy = hierarchy
         blocks = hierarchy.problem.diagonal_blocks()

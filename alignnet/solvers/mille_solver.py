@@ -31,6 +31,9 @@ from alignnet.solvers.scaled_problem import Parameters, ScaledProblem
 SMALLEST, LARGEST = 1e-50, 1e50
 """Sizes of numbers of a text whose squares, and what these are divided by, can be added up."""
 
+_MOST_CHI2 = 1e11
+"""χ²/ndf of the start values: 16 digits leave four behind the point of the answer's."""
+
 
 @dataclass(frozen=True)
 class MilleAnswer:
@@ -122,6 +125,7 @@ def solve_steering(
         watch.lap("solution")
         if not _goes_on(steering, drop, reduced):
             break
+    _check_digits(reduced, steering)
     error = np.full(len(at), np.nan)
     if errors == "exact" or (errors == "auto" and problem.tree is not None):
         error = np.where(unknown >= 0, problem.errors(told("errors", None))[unknown], 0.0)
@@ -247,6 +251,17 @@ def _check_rejected(reduced: Reduced, steering: Steering) -> None:
             f"{steering.path}: {sum(lost):,} of {sum(reduced.counts):,} records are rejected ({lost[0]:,} "
             f"with undetermined track parameters, {lost[1]:,} by χ², {lost[2]:,} by their weight); "
             "raise `hugecut` (the start may be far off), or look at the records"
+        )
+
+
+def _check_digits(reduced: Reduced, steering: Steering) -> None:
+    """χ² of the answer is that of the start less what it drops by: digits that these share are lost."""
+    found = reduced.chi2 / max(reduced.ndf, 1)
+    if not found <= _MOST_CHI2:
+        raise ConvergenceError(
+            f"{steering.path}: χ²/ndf is {found:.1e} at the start values, of which double precision leaves "
+            f"no digits for the answer; expected up to {_MOST_CHI2:g}: give start values nearer to it, and "
+            "look for records with far too small errors, which a smaller `hugecut` leaves out"
         )
 
 

@@ -81,6 +81,8 @@ def judged(optimizer: torch.optim.Optimizer, loss: HelixChi2, epochs: int) -> Co
     ]
     converged = all(good for good, _ in checks)
     reasons = tuple(text for good, text in checks if good == converged)
+    if report.n_null:
+        reasons += (f"{report.n_null} motions that no track or prior knows of stay as they were",)
     solution = report.solution
     return Convergence(
         converged, reasons, epochs, drop, report.step / UM, solution.residual, solution.iterations

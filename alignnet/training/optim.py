@@ -154,6 +154,7 @@ class StepReport:
     expected_drop: float  # of Σχ² by the quadratic model
     gradient: float  # norm of the gradient of ½Σχ² in the preconditioned norm
     unknowns: int  # degrees of freedom of the sensors that it moves by themselves
+    n_null: int = 0  # motions that no track and no prior knows of, which stay as they were
 
 
 class GaussNewton(torch.optim.Optimizer):
@@ -282,7 +283,7 @@ class GaussNewton(torch.optim.Optimizer):
         moved = float(change[:, :3].square().mean().sqrt())
         gradient = float((force * preconditioner(force)).sum().clamp_min(0).sqrt())
         drop, unknowns = float((force * solution.x).sum()), int(hierarchy.own.sum())
-        self.report = StepReport(solution, moved, drop, gradient, max(unknowns, 1))
+        self.report = StepReport(solution, moved, drop, gradient, max(unknowns, 1), preconditioner.n_null)
 
     @torch.no_grad()
     def error_draw(self, system: tuple[Hierarchical, Preconditioner], seed: int = 0) -> Tensor:

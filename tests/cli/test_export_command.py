@@ -101,6 +101,11 @@ def test_the_training_tracks_become_records_with_a_steering_file(run, tmp_path, 
     for k, label in enumerate(first):
         start, presigma = next(line.split()[1:] for line in lines if line.startswith(f"{label} "))
         assert (float(start), float(presigma)) == (SIX[0, k], -1.0)
+    starts = {int(line.split()[0]): float(line.split()[2]) for line in lines[4 : 4 + first.size * 4]}
+    seen = set(records.global_label.tolist())
+    assert {
+        label for label, presigma in starts.items() if presigma >= 0
+    } <= seen  # or pede knows nothing of it
     assert lines[-6:] == ["method inversion 3 0.01", "countrecords", "entries 10 5", "hugecut 1e7", "", "end"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -376,6 +377,27 @@ def test_failing_runs_keep_the_last_good_result():
         with pytest.raises(AlignnetError):
             solved(text)
         assert Path("millepede.res~").read_bytes() == good
+
+
+def test_a_full_disk_leaves_no_result(monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for place in ("alignnet.cli.solve.write_result", "alignnet.cli.solve.json.dumps"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, full)
+            with pytest.raises(ConfigError, match=r"cannot write millepede.json: No space left on device"):
+                solved()
+        assert sorted(path.name for path in Path().iterdir()) == ["data.bin", "steer.txt"]
+
+
+@pytest.mark.parametrize("start", [1e6, 1e12])
+def test_start_values_that_leave_no_digits_are_refused(start):
+    with pytest.raises(ConvergenceError, match=r"^steer.txt: χ²/ndf is .* at the start values"):
+        solved(f"hugecut 1e40\nParameter\n11 {start} 0\n")
+    near, _ = solved("hugecut 1e40\nParameter\n11 100 0\n")
+    value, _ = solved()
+    assert near.value == pytest.approx(value.value, abs=1e-5 * np.nanmin(value.error))
 
 
 def test_a_singular_problem_names_its_text():

@@ -47,6 +47,18 @@ def test_compiled_kernels_are_found_on_disk(tmp_path, monkeypatch):
     assert jit.is_on_disk(kernel)
 
 
+def test_without_a_folder_for_it_code_is_made_and_not_kept(monkeypatch):
+    def without_folder(cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function 'kernel': no locator available")
+        return lambda function: (function, options)
+
+    monkeypatch.setattr(jit.numba, "njit", without_folder)
+    function, options = compiled(math.sqrt)
+    assert function is math.sqrt
+    assert options["nogil"]
+
+
 @pytest.mark.parametrize(("switch", "answer"), [("on", True), ("off", False)])
 def test_the_switch_decides(monkeypatch, switch, answer):
     monkeypatch.setenv(SWITCH, switch)

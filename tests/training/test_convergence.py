@@ -42,6 +42,12 @@ def test_a_small_step_of_a_solved_system_is_convergence(problem):
     assert str(status).startswith("converged after 3 epochs: expected Δχ² 0.005 an unknown; step 0.1 µm; ")
 
 
+def test_motions_that_nothing_knows_of_are_said(problem):
+    status = judge(problem, replace(GOOD, n_null=4))
+    assert status.converged is True
+    assert status.reasons[-1] == "4 motions that no track or prior knows of stay as they were"
+
+
 @pytest.mark.parametrize(
     ("report", "says"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,17 @@ class DenseSystem(NamedTuple):
 
     matrix: Tensor  # (unknowns, unknowns)
     motion: Tensor  # displacement of the sensors by each unknown (unknowns, sensors, dof)
+    acts: Tensor  # which of all packed unknowns these are
+
+    def of(self, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """A function of packed unknowns as one of these."""
+
+        def applied(x: Tensor) -> Tensor:
+            packed = x.new_zeros(len(self.acts))
+            packed[self.acts] = x
+            return function(packed)
+
+        return applied
 
 
 def dense_system(system: Hierarchical) -> DenseSystem:
@@ -23,4 +35,4 @@ def dense_system(system: Hierarchical) -> DenseSystem:
     motion = torch.stack([system.expand(one) for one in unit])
     acts = (motion.flatten(1) != 0).any(-1) | (system.weight > 0)
     matrix = torch.stack([system(one) for one in unit[acts]] or [unit[0]])[:, acts][: int(acts.sum())]
-    return DenseSystem((matrix + matrix.T) / 2, motion[acts])
+    return DenseSystem((matrix + matrix.T) / 2, motion[acts], acts)

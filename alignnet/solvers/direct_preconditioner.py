@@ -6,6 +6,8 @@ that neither tracks nor priors know of are taken out of what it returns.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -48,21 +50,26 @@ class DirectPreconditioner(Preconditioner):
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The inverse times packed unknowns: x = T y for the unknowns y = (δ, x_l), so A⁻¹ = T M⁻¹ Tᵀ."""
+        return self._packed(vector, lambda scaled: self._seen(self.factor.solve(self._seen(scaled))))
+
+    def on_all(self, vector: Tensor) -> Tensor:
+        """The same, and null vectors as they are, in scaled unknowns."""
+        return self(vector) + self._packed(vector, lambda scaled: scaled - self._seen(scaled))
+
+    def _packed(self, vector: Tensor, of_scaled: Callable[[Array], Array]) -> Tensor:
         h, (first, *rest) = self.hierarchy, vector.double().split(self.hierarchy._sizes)
         force = first.view_as(h.own) * h.own
         parts = [
             part.view(level.n_groups, -1) - level.restrict(force)
             for part, level in zip(rest, h.levels, strict=True)
         ]
-        solved = torch.from_numpy(self._solve(torch.cat([force, *parts]).numpy()))
+        scaled = np.einsum("bij,bi->bj", self.scale, torch.cat([force, *parts]).numpy())
+        found = of_scaled(scaled.ravel()).reshape(scaled.shape)
+        solved = torch.from_numpy(np.einsum("bij,bj->bi", self.scale, found))
         moved, *volumes = solved.split([len(h.own), *(level.n_groups for level in h.levels)])
         for part, level in zip(volumes, h.levels, strict=True):
             moved = moved - level.prolong(part)
         return torch.cat([(moved * h.own).flatten(), *(part.flatten() for part in volumes)]).to(vector)
-
-    def _solve(self, force: Array) -> Array:
-        scaled = self._seen(np.einsum("bij,bi->bj", self.scale, force).ravel())
-        return np.einsum("bij,bj->bi", self.scale, self._seen(self.factor.solve(scaled)).reshape(force.shape))
 
     def _seen(self, x: Array) -> Array:
         """Scaled unknowns without the null vectors."""

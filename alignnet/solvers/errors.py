@@ -26,9 +26,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from alignnet.solvers.constrained import Constraints, minimised, null_space
 from alignnet.solvers.dense_system import dense_system
 from alignnet.solvers.levels import Hierarchical, Preconditioner
-from alignnet.solvers.pcg import conjugate_gradients
 
 _FLAT = 1e-12  # eigenvalue of A, its diagonal 1, below which nothing is known of a direction
 _HELD = 1e-6  # of a degree of freedom that is left after motions are taken out, below which nothing is
@@ -89,16 +89,23 @@ class Errors:
         return variance.sqrt(), share / max(2 * self.n_draws, 1) ** 0.5
 
 
-def exact_errors(system: Hierarchical, metric: Tensor) -> Errors:
+def exact_errors(system: Hierarchical, metric: Tensor, constraints: Constraints | None = None) -> Errors:
     """From the dense matrix; for up to a few thousand unknowns.
 
     Args:
         system: H with its volumes and priors.
         metric: G of each sensor, in which motions that nothing determines are taken out.
+        constraints: that the answer fulfils.
     """
     dense = dense_system(system)
     scale = dense.matrix.diagonal().clamp_min(1e-300).rsqrt()
-    values, vectors = torch.linalg.eigh(dense.matrix * scale[:, None] * scale)
+    scaled = dense.matrix * scale[:, None] * scale
+    if constraints is None:
+        values, vectors = torch.linalg.eigh(scaled)
+    else:
+        free = null_space(dense.of(constraints), scale)
+        values, inner = torch.linalg.eigh(free.T @ scaled @ free)
+        vectors = free @ inner
     known = values > _FLAT * values.amax()
     motion = torch.einsum("um,usd->msd", scale[:, None] * vectors, dense.motion)
     size = torch.einsum("msd,sde,mse->m", motion, metric, motion).amax()
@@ -150,7 +157,7 @@ def error_draws(
     """
     for seed in seeds:
         noise = system.noise(seed)
-        solution = conjugate_gradients(system, noise, preconditioner, tolerance, max_iterations)
+        solution = minimised(system, noise, preconditioner, tolerance, max_iterations)
         yield system.expand(solution.x), preconditioner.sensors_alone(noise)
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from alignnet.geometry.detector import Detector
+from alignnet.geometry.weak_modes import rigid_motion_basis
 from alignnet.sensors.hierarchy import theta_motions, volume_motions
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.assembled import AssembledProblem
@@ -58,6 +59,15 @@ def level(detector: Detector, sensors: SensorLayer, name: str, sigma: tuple[floa
     basis = theta_motions(sensors, motions.to(device)) * sensors.free[..., None]
     weight = prior_weight(sigma).to(device)
     return Level(name, basis, group.clamp_min(0).to(device), int(group.max()) + 1, weight)
+
+
+def whole(detector: Detector, sensors: SensorLayer) -> Level:
+    """The detector as one volume, without a prior."""
+    device = sensors.theta.device
+    motions = rigid_motion_basis(detector).permute(1, 2, 0).to(device)
+    basis = theta_motions(sensors, motions) * sensors.free[..., None]
+    group = torch.zeros(len(detector), dtype=torch.int64, device=device)
+    return Level("whole", basis, group, 1, prior_weight(None).to(device))
 
 
 def prior_weight(sigma: tuple[float, float] | None) -> Tensor:
@@ -104,22 +114,27 @@ class Hierarchical:
     def __len__(self) -> int:
         return sum(self._sizes)
 
+    def own_part(self, x: Tensor) -> Tensor:
+        """The sensors' own displacement (sensors, dof) of packed unknowns, without that of their volumes."""
+        own = x[: self.own.numel()].view_as(self.own) * self.own
+        return own if self.basis is None else (self.basis @ own[..., None]).squeeze(-1)
+
     def expand(self, x: Tensor) -> Tensor:
         """The sensors' displacement (sensors, dof) of packed unknowns."""
-        first, *rest = x.split(self._sizes)
-        total = first.view_as(self.own) * self.own
-        if self.basis is not None:
-            total = (self.basis @ total[..., None]).squeeze(-1)
+        total, (_, *rest) = self.own_part(x), x.split(self._sizes)
         for part, level in zip(rest, self.levels, strict=True):
             total = total + level.prolong(part.view(level.n_groups, -1))
         return total
 
+    def collect_own(self, force: Tensor) -> Tensor:
+        """Transpose of `own_part`."""
+        first = force if self.basis is None else (self.basis.mT @ force[..., None]).squeeze(-1)
+        return torch.cat([(first * self.own).flatten(), force.new_zeros(sum(self._sizes[1:]))])
+
     def collect(self, force: Tensor) -> Tensor:
         """Transpose of `expand`."""
-        first = force if self.basis is None else (self.basis.mT @ force[..., None]).squeeze(-1)
-        return torch.cat(
-            [(first * self.own).flatten(), *(level.restrict(force).flatten() for level in self.levels)]
-        )
+        first = self.collect_own(force)[: self._sizes[0]]
+        return torch.cat([first, *(level.restrict(force).flatten() for level in self.levels)])
 
     def __call__(self, x: Tensor) -> Tensor:
         """H with priors times packed unknowns."""
@@ -168,6 +183,10 @@ class Preconditioner:
             else:
                 parts.append(inverse @ part)
         return torch.cat(parts)
+
+    def on_all(self, vector: Tensor) -> Tensor:
+        """The same, but positive on motions that nothing knows of, too."""
+        return self(vector)
 
     def alone(self) -> Tensor:
         """Covariance of each sensor's displacement while all else stays in place (sensors, dof, dof)."""

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,12 @@ from alignnet.sensors.hierarchy import theta_motions
 from alignnet.sensors.parametrisation import RigidLocal
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.assembled import Collection
+from alignnet.solvers.constrained import ConstrainedPreconditioner, Constraints, minimised
 from alignnet.solvers.direct_preconditioner import direct_preconditioner
 from alignnet.solvers.hessian import Problem
-from alignnet.solvers.levels import Hierarchical, Level, Preconditioner, level, prior_weight
+from alignnet.solvers.levels import Hierarchical, Level, Preconditioner, level, prior_weight, whole
 from alignnet.solvers.linearised import Block
-from alignnet.solvers.pcg import BlockJacobi, Solution, conjugate_gradients
+from alignnet.solvers.pcg import BlockJacobi, Solution
 
 
 class PreconditionedSGD(torch.optim.Optimizer):
@@ -166,6 +167,9 @@ class GaussNewton(torch.optim.Optimizer):
         levels: hierarchy levels above the sensors and, for each, the prior widths of their volumes' motions,
             `{translation: cm, rotation: rad}`, or null for none (then the level only speeds up convergence).
         sensor_prior: the same for the sensors against their volumes; null for none.
+        gauge: whether the answer shall have no rigid motion of the whole detector, exactly.
+        zero_mean: levels in whose volumes the sensors' own displacements shall have no common rigid motion,
+            exactly.
         min_hits: sensors with fewer hits have no unknowns of their own and follow their volumes.
         tolerance: how much of the gradient's norm conjugate gradients may leave; of that of a place ten
             standard deviations off in every unknown where they start nearer than that.
@@ -182,6 +186,8 @@ class GaussNewton(torch.optim.Optimizer):
         lr: float = 1.0,
         levels: Mapping[str, Mapping[str, float] | None] | None = None,
         sensor_prior: Mapping[str, float] | None = None,
+        gauge: bool = False,
+        zero_mean: Sequence[str] = (),
         min_hits: int = 10,
         tolerance: float = 1e-4,
         max_iterations: int = 200,
@@ -210,10 +216,13 @@ class GaussNewton(torch.optim.Optimizer):
         self.dtype: torch.dtype = getattr(torch, precision)
         self.level_priors = {name: _pair(name, sigma) for name, sigma in (levels or {}).items()}
         self.sensor_prior = _pair("sensor", sensor_prior)
+        self.gauge, self.zero_mean = bool(gauge), tuple(zero_mean)
         self.min_hits, self.tolerance, self.max_iterations = min_hits, tolerance, max_iterations
         self.tracks = Collection()
         self._sensors: SensorLayer | None = None
         self._levels: list[Level] = []
+        self._whole: Level | None = None
+        self._volumes: list[Level] = []  # whose sensors' own displacements have no common motion
         self.report: StepReport | None = None
 
     def attach(self, detector: Detector, sensors: SensorLayer) -> None:
@@ -229,7 +238,8 @@ class GaussNewton(torch.optim.Optimizer):
                 "set optimizer.sensor_prior=null with sensors.parametrisation=affine"
             )
         known = {name.lower() for name in detector.levels}
-        unknown = [n for n in self.level_priors if n.replace("_", "").lower() not in known]
+        wished = [*self.level_priors, *self.zero_mean]
+        unknown = [n for n in wished if n.replace("_", "").lower() not in known]
         if strange := [n for n in unknown if n not in _USUAL_LEVELS]:
             raise ConfigError(
                 f"optimizer.levels has {strange}; {detector.name} has the levels {list(detector.levels)}"
@@ -237,6 +247,9 @@ class GaussNewton(torch.optim.Optimizer):
         wanted = {n: s for n, s in self.level_priors.items() if n not in unknown}
         self._sensors = sensors
         self._levels = [level(detector, sensors, name, sigma) for name, sigma in wanted.items()]
+        self._whole = whole(detector, sensors) if self.gauge else None
+        held = [name for name in self.zero_mean if name not in unknown]
+        self._volumes = [level(detector, sensors, name, None) for name in held]
 
     def add(self, block: Block) -> None:
         """Add linearised tracks to the next step."""
@@ -252,7 +265,9 @@ class GaussNewton(torch.optim.Optimizer):
             problem, self._levels, prior_weight(self.sensor_prior), moves, self._own_basis()
         )
         precision = "float32" if len(hierarchy) > _SINGLE else "float64"
-        return hierarchy, direct_preconditioner(hierarchy, precision) or hierarchy.preconditioner()
+        inverse = direct_preconditioner(hierarchy, precision) or hierarchy.preconditioner()
+        constraints = Constraints(hierarchy, self._whole, self._volumes)
+        return hierarchy, ConstrainedPreconditioner(inverse, constraints) if len(constraints) else inverse
 
     def _own_basis(self) -> Tensor | None:
         """The motions in their own frame that a prior of the sensors is about; None where these are Θ."""
@@ -273,25 +288,33 @@ class GaussNewton(torch.optim.Optimizer):
         x = state.get("x", torch.zeros_like(hierarchy.weight))
         force = -(hierarchy.collect(hierarchy.problem.gradient()) + hierarchy.weight * x)
         enough = (self.tolerance * _FAR) ** 2 * len(hierarchy)
-        solution = conjugate_gradients(
-            hierarchy, force, preconditioner, self.tolerance, self.max_iterations, enough
-        )
-        step = self.param_groups[0]["lr"] * solution.x
+        start = self._start(preconditioner, parameter, x)
+        left = force if start is None else force - hierarchy(start)
+        solution = minimised(hierarchy, left, preconditioner, self.tolerance, self.max_iterations, enough)
+        found = solution.x if start is None else solution.x + start
+        step = self.param_groups[0]["lr"] * found
         state["x"] = x + step
         change = hierarchy.expand(step)
         parameter.add_(change.to(parameter))
         moved = float(change[:, :3].square().mean().sqrt())
         gradient = float((force * preconditioner(force)).sum().clamp_min(0).sqrt())
-        drop, unknowns = float((force * solution.x).sum()), int(hierarchy.own.sum())
+        drop, unknowns = float((left * solution.x).sum()), int(hierarchy.own.sum())
         self.report = StepReport(solution, moved, drop, gradient, max(unknowns, 1), preconditioner.n_null)
+
+    @staticmethod
+    def _start(preconditioner: Preconditioner, theta: Tensor, x: Tensor) -> Tensor | None:
+        """A step after which the constraints hold; None without any."""
+        if not isinstance(preconditioner, ConstrainedPreconditioner):
+            return None
+        own = preconditioner.hierarchy.own_part(x)
+        return preconditioner.start(-preconditioner.constraints.of(theta.detach().to(own), own))
 
     @torch.no_grad()
     def error_draw(self, system: tuple[Hierarchical, Preconditioner], seed: int = 0) -> Tensor:
         """A draw of the statistical errors (sensors, dof) of the answer to a linear system."""
         hierarchy, preconditioner = system
-        solution = conjugate_gradients(
-            hierarchy, hierarchy.noise(seed), preconditioner, self.tolerance, self.max_iterations
-        )
+        noise = hierarchy.noise(seed)
+        solution = minimised(hierarchy, noise, preconditioner, self.tolerance, self.max_iterations)
         return hierarchy.expand(solution.x)
 
 

@@ -16,6 +16,7 @@ from alignnet.errors import ConfigError
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.recovery import displacement_metric, shears
 from alignnet.geometry.weak_modes import rigid_motion_basis, weak_mode_basis
+from alignnet.solvers.constrained import constraints_of
 from alignnet.solvers.errors import Errors, Removal, drawn_errors, error_draws, exact_errors
 from alignnet.solvers.levels import Hierarchical, Preconditioner
 from alignnet.solvers.spectrum import Spectrum, exact_spectrum, lowest_spectrum
@@ -91,7 +92,7 @@ class Uncertainty:
         found = self._spectrum(system, detector, metric, n_modes, precision) if n_modes else None
         errors = None
         if self._dense(system[0]):
-            errors = exact_errors(system[0], metric)
+            errors = exact_errors(system[0], metric, constraints_of(system[1]))
         elif self.errors:
             null = _no_motions(metric) if found is None else found.motion[: found.n_null]
             errors = self._drawn(system, Removal(null, metric), seed)

@@ -42,12 +42,15 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)  # problems this small run slower on more, and sums keep one order
 
 
-TRAINED = ("test_train.py", "test_evaluate.py", "test_report_command.py", "test_resume.py")
-"""Files whose tests share the run `trained`, which takes as long as hundreds of tests."""
+TOGETHER = (
+    ("test_train.py", "test_evaluate.py", "test_report_command.py", "test_resume.py"),  # the run `trained`
+    ("test_compiled_fit.py", "test_compiled_evaluation.py", "test_compiled_linear.py"),  # compiled kernels
+)
+"""Files whose tests share what takes as long as hundreds of tests."""
 
 LONG = (
-    *TRAINED, "test_notebooks.py", "test_train_errors.py", "test_compiled_evaluation.py",
-    "test_compiled_fit.py", "test_docs.py", "test_conf.py", "test_run.py",
+    *TOGETHER[0], "test_notebooks.py", *TOGETHER[1], "test_train_errors.py", "test_docs.py", "test_conf.py",
+    "test_run.py",
 )  # fmt: skip
 """Files that begin first, so that none of them is left over when all others are done."""
 
@@ -58,7 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `--dist loadfile`: as that is, but files of `TRAINED` are one."""
+    """With `--dist loadfile`: as that is, but files that belong together are one."""
     if config.getoption("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
@@ -66,7 +69,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = str(super()._split_scope(nodeid))
-            return "trained" if Path(file).name in TRAINED else file
+            return next((files[0] for files in TOGETHER if Path(file).name in files), file)
 
     return Scheduling(config, log)
 

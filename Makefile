@@ -4,7 +4,7 @@
 .PHONY: help setup align test test-all lint format types wheel clean
 
 BIN := .venv/bin
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 help:  ## list the targets
 	@awk -F ':[^#]*##' '/^[a-z-]+:.*##/ {printf "  make %-10s%s\n", $$1, $$2}' Makefile

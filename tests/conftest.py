@@ -7,6 +7,7 @@ import random
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch and numpy load
 os.environ["ALIGNNET_KERNELS"] = "off"  # but where they are tested: compilers take longer than most tests
@@ -39,6 +40,38 @@ def pytest_report_header() -> str:
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)  # problems this small run slower on more, and sums keep one order
+
+
+TOGETHER = (
+    ("test_train.py", "test_evaluate.py", "test_report_command.py", "test_resume.py"),  # the run `trained`
+    ("test_compiled_fit.py", "test_compiled_evaluation.py", "test_compiled_linear.py"),  # compiled kernels
+)
+"""Files whose tests share what takes as long as hundreds of tests."""
+
+LONG = (
+    *TOGETHER[0], "test_notebooks.py", *TOGETHER[1], "test_train_errors.py", "test_docs.py", "test_conf.py",
+    "test_run.py",
+)  # fmt: skip
+"""Files that begin first, so that none of them is left over when all others are done."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile`: as that is, but files that belong together are one."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = str(super()._split_scope(nodeid))
+            return next((files[0] for files in TOGETHER if Path(file).name in files), file)
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -30,6 +30,9 @@ from alignnet.training.module import AlignmentModule
 from alignnet.training.optim import GaussNewton, PreconditionedSGD
 from alignnet.training.run import fit, make_trainer
 
+NO_PICTURES = ("without_pictures",)
+"""Launcher of commands whose evaluations draw nothing."""
+
 SMALL = (
     "require_convergence=false",
     "detector=file",
@@ -117,7 +120,8 @@ def evaluate(*overrides: str) -> None:
 def start(*arguments: str, folder: Path, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     """`alignnet` (or what `launcher` starts instead of it) in a session of its own."""
     command = [sys.executable, "-m", *(launcher or ("alignnet",)), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(CONF).parent)}
+    path = os.pathsep.join((str(Path(CONF).parent), str(Path(__file__).parent)))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     return subprocess.Popen(
         command, cwd=folder, env=environment, text=True, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

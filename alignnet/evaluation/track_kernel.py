@@ -83,11 +83,9 @@ def find_tracks(
         np.zeros(n, dtype=np.int64),
     )  # fmt: skip
     for t in range(first, last):
-        count = 0
-        for h in range(n):
-            if measured.is_hit[t, h]:
-                room.columns[count], work.place[h] = h, count
-                count += 1
+        count = tk.columns_of(measured.is_hit[t], room.columns)
+        for i in range(count):
+            work.place[room.columns[i]] = i
         _clear(t, pairs, out)
         if count > 0 and fk.rough_fit(t, count, work.q, measured, model, room):
             _find_track(t, count, measured, model, fitted, pairs, out, room, work)

@@ -108,11 +108,7 @@ def fit_tracks(measured: Measured, model: Model, out: Fitted, first: int, last: 
     n = measured.is_hit.shape[1]
     room = room_for(n)
     for t in range(first, last):
-        count = 0
-        for h in range(n):
-            if measured.is_hit[t, h]:
-                room.columns[count] = h
-                count += 1
+        count = tk.columns_of(measured.is_hit[t], room.columns)
         out.ok[t] = count > 0 and _fit_track(t, count, measured, model, out, room)
         _finish(t, count, measured, out, room)
 

@@ -16,6 +16,21 @@ _ARRIVED = 1e-9  # [cm] a Newton step below this is the last: the next would be 
 
 
 @compiled
+def columns_of(is_hit: Array, columns: Array) -> int:
+    """Writes which columns of a track's hits hold one; returns how many.
+
+    A count of the caller's own would begin as the constant 0, for which numba compiles all that takes it once
+    more.
+    """
+    count = 0
+    for h in range(len(is_hit)):
+        if is_hit[h]:
+            columns[count] = h
+            count += 1
+    return count
+
+
+@compiled
 def circle(half: float) -> tuple[float, float, float]:
     """sin(h)/h, cos h and sin h; their series below 0.3, to rounding."""
     x = half * half

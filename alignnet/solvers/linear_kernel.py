@@ -73,11 +73,7 @@ def linearise_tracks(fits: Fits, n_parameters: int, out: Linear, first: int, las
     for t in range(first, last):
         if not fits.weight[t] > 0:
             continue
-        count = 0
-        for h in range(n):
-            if fits.is_hit[t, h]:
-                room.columns[count] = h
-                count += 1
+        count = tk.columns_of(fits.is_hit[t], room.columns)
         _rows(t, count, fits, out, room)
         used = 2 * count
         if fits.axes.size:

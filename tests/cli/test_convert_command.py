@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import uproot
+from called import called
 from training_runs import configured
 
 import alignnet
@@ -284,11 +283,8 @@ def test_what_cannot_be_converted_is_one_line_and_no_file(refused, keys, folder)
 
 
 def test_the_command_converts_and_fails_with_exit_code_2(folder):
-    command = [sys.executable, "-m", "alignnet", "convert", "input=hits.csv", "output=new.root"]
-    table = ["sensors=planes.csv", "b_z=0"]
-    done = subprocess.run(
-        [*command, *table], cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == "written: new.root"
+    keys = ("input=hits.csv", "output=new.root", "sensors=planes.csv", "b_z=0")
+    code, out, err = called("convert", *keys, folder=folder)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "written: new.root"
     assert ak.count(uproot.open(folder / "new.root")["tracks"]["hit_u"].array()) == TRACKS.n_hits

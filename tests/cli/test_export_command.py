@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from called import called
 from omegaconf import OmegaConf
 from small_detectors import part_of
 from training_runs import configured
@@ -174,10 +173,8 @@ def test_tracks_do_not_overwrite_the_result(refused, run):
 
 def test_the_command_exports_from_any_folder(run, tmp_path):
     (tmp_path / "elsewhere").mkdir()
-    command = [sys.executable, "-m", "alignnet", "export", "run=../run", "format=table", "output=a.csv"]
-    done = subprocess.run(
-        command, cwd=tmp_path / "elsewhere", capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == "written: a.csv"
+    keys = ("run=../run", "format=table", "output=a.csv")
+    code, out, err = called("export", *keys, folder=tmp_path / "elsewhere")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "written: a.csv"
     assert np.array_equal(read_table(tmp_path / "elsewhere" / "a.csv").local, SIX.numpy())

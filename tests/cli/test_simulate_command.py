@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from called import called
 from hydra import compose, initialize_config_dir
 from training_runs import configured
 
@@ -179,8 +179,7 @@ def test_an_output_must_be_named(refused):
 
 
 def test_the_command_writes_a_file_from_any_folder(tmp_path):
-    command = [sys.executable, "-m", "alignnet", "simulate", "output=a.root", *BEAM]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1].startswith("written: a.root (0.")
+    code, out, err = called("simulate", "output=a.root", *BEAM, folder=tmp_path)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1].startswith("written: a.root (0.")
     assert len(read_tracks(tmp_path / "a.root", read_detector(tmp_path / "a.root"))) > 100

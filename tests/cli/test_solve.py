@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from called import called
 from mille_toys import Toy, normal_equations, toy
 
 from alignnet.cli.solve import Options, options_of, run
@@ -330,12 +331,11 @@ def test_keys_that_cannot_be_used_are_named(keys):
 
 def command_fails(*arguments: str) -> str:
     """The one line that the command says before it ends with code 2."""
-    command = [sys.executable, "-m", "alignnet", "solve", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("alignnet: error: ")
-    return done.stderr
+    code, out, err = called("solve", *arguments, folder=Path())
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert err.startswith("alignnet: error: ")
+    return err
 
 
 def test_without_a_text_it_says_how_it_is_called():
@@ -346,12 +346,10 @@ def test_without_a_text_it_says_how_it_is_called():
 def test_numbers_at_the_edge_print_no_warnings(text):
     """Whatever becomes of them, a line is all that is said."""
     written(text)
-    done = subprocess.run(
-        [sys.executable, "-m", "alignnet", "solve", "steer.txt"], capture_output=True, text=True
-    )
-    assert "Warning" not in done.stderr
-    assert done.stderr.count("\n") == (done.returncode == 2)
-    assert Path("millepede.res").exists() == (done.returncode == 0)
+    code, _, err = called("solve", "steer.txt", folder=Path())  # where a warning is an error
+    assert "Warning" not in err
+    assert err.count("\n") == (code == 2)
+    assert Path("millepede.res").exists() == (code == 0)
 
 
 def test_a_result_that_cannot_be_written_is_refused_before_the_work(monkeypatch):
@@ -413,8 +411,5 @@ def test_the_command_ends_with_one_line_and_code_2_or_a_result():
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "written: millepede.res, millepede.json"
     written("Constraint 0\n999 1\n")
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("alignnet: error: steer.txt:")
-    assert done.stderr.count("\n") == 1
+    assert command_fails("steer.txt").startswith("alignnet: error: steer.txt:")
     assert issubclass(SchemaError, AlignnetError)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_runs import finish, run, start, theta_of, train
+from training_runs import NO_PICTURES, finish, run, start, theta_of, train
 
 from alignnet.data.root import read_alignment, read_alignment_table, read_detector, read_misalignment
 from alignnet.geometry.recovery import Recovery, difference
@@ -158,7 +158,8 @@ def assert_same_run(one: Path, other: Path) -> None:
 def test_two_processes_do_what_one_does_with_the_joint_batch(few, tmp_path, no_pictures):
     """Shares of a batch are unequal, and the second rank has no event in the last one."""
     how = HOW["preconditioned_sgd"]
-    printed = run("train", *few, *how, *TWO_PROCESSES, "hydra.run.dir=two", folder=tmp_path)
+    two = (*TWO_PROCESSES, "hydra.run.dir=two")
+    printed = run("train", *few, *how, *two, folder=tmp_path, launcher=NO_PICTURES)
     train(tmp_path / "one", *few, *how)
     assert_same_run(tmp_path / "one", tmp_path / "two")
     assert printed.count("epoch 1:") == 1
@@ -169,7 +170,8 @@ def test_two_processes_do_what_one_does_with_the_joint_batch(few, tmp_path, no_p
 @pytest.mark.parametrize("optimizer", ["sgd", "gauss_newton"])
 def test_two_processes_do_what_one_does_with_every_optimizer(few, tmp_path, no_pictures, optimizer):
     how = HOW[optimizer]
-    run("train", *few, *how, *TWO_PROCESSES, "hydra.run.dir=two", folder=tmp_path)
+    two = (*TWO_PROCESSES, "hydra.run.dir=two")
+    run("train", *few, *how, *two, folder=tmp_path, launcher=NO_PICTURES)
     train(tmp_path / "one", *few, *how)
     assert_same_run(tmp_path / "one", tmp_path / "two")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import uproot
+from called import called
 from training_runs import SMALL, finish, start, theta_of, train
 
 
@@ -250,18 +250,24 @@ def test_a_signal_to_the_first_process_ends_all_within_seconds_and_the_run_can_g
     assert [row["epoch"] for row in history] == [0, 1]
 
 
-def test_a_checkpoint_of_another_detector_is_refused(refused_run, few, trained, tmp_path):
-    line = refused_run(tmp_path, *few, "detector.name=other", f"resume={trained.folder}")
+@pytest.fixture
+def short(few, tmp_path, no_pictures) -> Path:
+    """A run of an epoch."""
+    folder = tmp_path / "run"
+    options = ("optimizer=sgd", "optimizer.lr=1e-9", "trainer.max_epochs=1", f"hydra.run.dir={folder}")
+    code, _, err = called("train", *few, *options, folder=tmp_path)
+    assert (code, err) == (0, "")
+    return folder
+
+
+def test_a_checkpoint_of_another_detector_is_refused(refused_run, few, short, tmp_path):
+    line = refused_run(tmp_path, *few, "detector.name=other", "optimizer=sgd", f"resume={short}")
     assert line == "the checkpoint is for another detector: 'small barrel'; this run has 'other'"
 
 
-def test_a_refused_continuation_leaves_the_run_as_it_was(trained, tmp_path):
-    copy = tmp_path / "run"
-    shutil.copytree(trained.folder, copy)
-    before = {path.name: path.read_bytes() for path in (copy / ".hydra").iterdir()}
-    code, _, err = finish(
-        start("train", f"resume={copy}", "seed=2", "trainer.max_epochs=99", folder=tmp_path)
-    )
+def test_a_refused_continuation_leaves_the_run_as_it_was(short, tmp_path):
+    before = {path.name: path.read_bytes() for path in (short / ".hydra").iterdir()}
+    code, _, err = called("train", f"resume={short}", "seed=2", "trainer.max_epochs=99", folder=tmp_path)
     assert (code, err.count("\n")) == (2, 1)
     assert "whose seed is 1, this run's is 2" in err
-    assert {path.name: path.read_bytes() for path in (copy / ".hydra").iterdir()} == before
+    assert {path.name: path.read_bytes() for path in (short / ".hydra").iterdir()} == before

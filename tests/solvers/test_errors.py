@@ -60,8 +60,10 @@ def null_of(system: Hierarchical) -> Removal:
     return Removal(found.motion[: found.n_null], METRIC)
 
 
-def drawn(case: dict, n: int) -> Errors:
+@cache
+def drawn(name: str, n: int) -> Errors:
     """The estimate from draws of one linearisation each."""
+    case = CASES[name]
     system = system_of(**case)
     preconditioner, pairs = system.preconditioner(), []
     for seed in range(0, 2 * n, 2):
@@ -106,7 +108,7 @@ def test_without_priors_null_motions_are_taken_out():
     ],
 )
 def test_draws_are_unbiased_and_as_good_as_they_say(name):
-    exact, found = exact_errors(system_of(**CASES[name]), METRIC), drawn(CASES[name], 40)
+    exact, found = exact_errors(system_of(**CASES[name]), METRIC), drawn(name, 40)
     free = exact.sigma > 0
     assert torch.equal(free, found.sigma > 0)
     pull = ((found.sigma / exact.sigma - 1) / found.relative)[free]
@@ -118,8 +120,7 @@ def test_draws_are_unbiased_and_as_good_as_they_say(name):
 
 @pytest.mark.parametrize("name", ["no volumes", "held volumes"])
 def test_conditioning_on_the_other_sensors_is_better_than_plain_draws(name):
-    case = CASES[name]
-    exact, found = exact_errors(system_of(**case), METRIC), drawn(case, 40)
+    exact, found = exact_errors(system_of(**CASES[name]), METRIC), drawn(name, 40)
     plain = found.columns.square().sum(0).sqrt()
     better, worse = (
         float((sigma / exact.sigma - 1).square().mean().sqrt()) for sigma in (found.sigma, plain)
@@ -140,9 +141,9 @@ def test_draws_of_one_linearisation_say_how_few_tracks_they_are_of():
 
 
 def test_errors_without_rigid_motions_are_smaller_and_the_same_by_draws():
-    case = CASES["held volumes"]
+    name = "held volumes"
     removal = Removal(rigid_motion_basis(DETECTOR), METRIC)
-    exact, found = exact_errors(system_of(**case), METRIC), drawn(case, 40)
+    exact, found = exact_errors(system_of(**CASES[name]), METRIC), drawn(name, 40)
     left, _ = exact.without(removal)
     assert (left < exact.sigma)[:, :3].double().mean() > 0.9
     assert torch.allclose(removal(exact.columns).square().sum(0).sqrt(), left, rtol=1e-9)
@@ -177,7 +178,7 @@ def test_sensors_that_follow_are_as_uncertain_as_their_priors_let_them():
 
 
 def test_what_is_fixed_has_no_error():
-    for found in (exact_errors(system_of(**CASES["fixed"]), METRIC), drawn(CASES["fixed"], 3)):
+    for found in (exact_errors(system_of(**CASES["fixed"]), METRIC), drawn("fixed", 3)):
         assert (found.sigma[3] == 0).all()
         assert (found.sigma[:, 2] == 0).all()
         assert (found.sigma[4, :2] > 0).all()

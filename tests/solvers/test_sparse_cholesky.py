@@ -51,8 +51,21 @@ def of_dense(full: np.ndarray, width: int) -> BlockMatrix:
     return BlockMatrix.of_pairs(row, column, blocks[row, column], n)
 
 
-@given(st.integers(1, 9), st.integers(1, 7), st.integers(0, 30), st.integers(0, 99))
+SIZES = st.integers(1, 9), st.integers(0, 30), st.integers(0, 99)  # of the lattice, far rows, seed
+
+
+@given(SIZES[0], st.sampled_from([1, 3, 6]), *SIZES[1:])
 def test_solutions_and_inverse_are_the_dense_ones(side, width, far, seed):
+    assert_dense(side, width, far, seed)
+
+
+@pytest.mark.slow  # two seconds of compiling each; what depends on the width is a loop's end
+@given(SIZES[0], st.sampled_from([2, 4, 5, 7]), *SIZES[1:])
+def test_blocks_of_other_widths_are_solved_and_inverted_too(side, width, far, seed):
+    assert_dense(side, width, far, seed)
+
+
+def assert_dense(side: int, width: int, far: int, seed: int) -> None:
     matrix = grid(side, width, seed, far=far if side > 1 else 0)
     factor = factorise(matrix, EliminationTree.of(matrix))
     dense, b = matrix.dense(), np.random.default_rng(seed).normal(size=(len(matrix) * width, 3))

@@ -9,7 +9,8 @@ from functools import partial
 import pytest
 import torch
 import uproot
-from training_runs import OPTIMIZERS, PRIOR, SMALL, finish, fitted, problem_of, start, train
+from called import called
+from training_runs import OPTIMIZERS, PRIOR, SMALL, fitted, problem_of, train
 
 from alignnet.errors import ConfigError, NotConvergedError
 from alignnet.loss.hit_weights import HitWeights
@@ -132,9 +133,9 @@ def test_an_optimizer_without_a_measure_of_it_is_not_judged(barrel_file, tmp_pat
     assert metrics["convergence"]["reasons"] == ["SGD has no measure of it"]
 
 
-def test_the_command_ends_with_code_3_and_says_so_last(barrel_file, tmp_path):
+def test_the_command_ends_with_code_3_and_says_so_last(barrel_file, tmp_path, no_pictures):
     options = (*STRICT, "trainer.max_epochs=1", "evaluation.limit=false", "hydra.run.dir=run")
-    code, out, err = finish(start("train", f"data.files=[{barrel_file}]", *options, folder=tmp_path))
+    code, out, err = called("train", f"data.files=[{barrel_file}]", *options, folder=tmp_path)
     assert code == 3
     assert out.splitlines()[-1].startswith("not converged after 1 epochs: ")
     assert err.startswith("alignnet: error: not converged after 1 epochs: ")

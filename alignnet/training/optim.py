@@ -167,9 +167,6 @@ class GaussNewton(torch.optim.Optimizer):
         levels: hierarchy levels above the sensors and, for each, the prior widths of their volumes' motions,
             `{translation: cm, rotation: rad}`, or null for none (then the level only speeds up convergence).
         sensor_prior: the same for the sensors against their volumes; null for none.
-        gauge: whether the answer shall have no rigid motion of the whole detector, exactly.
-        zero_mean: levels in whose volumes the sensors' own displacements shall have no common rigid motion,
-            exactly.
         min_hits: sensors with fewer hits have no unknowns of their own and follow their volumes.
         tolerance: how much of the gradient's norm conjugate gradients may leave; of that of a place ten
             standard deviations off in every unknown where they start nearer than that.
@@ -178,6 +175,9 @@ class GaussNewton(torch.optim.Optimizer):
         converged: the expected drop of χ² for each unknown below which a step is small: the square of how
             many standard deviations it is, r.m.s.; null for a training that is not judged.
         converged_step: the r.m.s. change of the translations below which it is small, too [cm].
+        gauge: whether the answer shall have no rigid motion of the whole detector, exactly.
+        zero_mean: levels in whose volumes the sensors' own displacements shall have no common rigid motion,
+            exactly.
     """
 
     def __init__(
@@ -186,14 +186,14 @@ class GaussNewton(torch.optim.Optimizer):
         lr: float = 1.0,
         levels: Mapping[str, Mapping[str, float] | None] | None = None,
         sensor_prior: Mapping[str, float] | None = None,
-        gauge: bool = False,
-        zero_mean: Sequence[str] = (),
         min_hits: int = 10,
         tolerance: float = 1e-4,
         max_iterations: int = 200,
         precision: str = "float64",
         converged: float | None = 0.01,
         converged_step: float = 2e-4,
+        gauge: bool = False,
+        zero_mean: Sequence[str] = (),
     ) -> None:
         if precision not in ("float64", "float32"):
             raise ConfigError(f"optimizer.precision is {precision!r}; choose float64 or float32")

@@ -59,11 +59,17 @@ _on_disk: dict[Any, bool] = {}
 _seen: dict[Any, int] = {}
 
 
-def pays(kernel: Any, tracks: int) -> bool:
-    """Whether so many tracks more should go through a kernel instead of tensors, which give the same numbers.
+def pays(kernel: Any, amount: int, after: int = PAYS_AFTER, quick: int = 0) -> bool:
+    """Whether so many tracks (or of whatever the limits count) more should go through a kernel.
 
-    A process that finds the kernel on disk uses it from the first track; another one leaves tracks to tensors
-    until that took about as long as the compiler will.
+    What does without gives the same numbers. A process that finds the kernel on disk uses it once `quick` of
+    them have been asked for, another one when doing without took about as long as the compiler will.
+
+    Args:
+        kernel: it.
+        amount: of work that is about to be done.
+        after: what takes about as much time without the kernel as a compiler does.
+        quick: what takes no longer than reading the kernel from disk.
 
     Raises:
         ConfigError: the switch has an unknown value.
@@ -75,8 +81,8 @@ def pays(kernel: Any, tracks: int) -> bool:
         return switch == "on"
     if kernel not in _on_disk:
         _on_disk[kernel] = is_on_disk(kernel)
-    _seen[kernel] = _seen.get(kernel, 0) + tracks
-    return _on_disk[kernel] or _seen[kernel] > PAYS_AFTER
+    _seen[kernel] = _seen.get(kernel, 0) + amount
+    return _seen[kernel] > after or (_on_disk[kernel] and _seen[kernel] > quick)
 
 
 def is_on_disk(kernel: Any) -> bool:

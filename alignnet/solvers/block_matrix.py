@@ -11,7 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignnet.data.tracks import Array
-from alignnet.solvers.jit import compiled
+from alignnet.solvers.jit import compiled, pays
+
+_FEW, _MANY = 30_000, 1_000_000
+"""Blocks that numpy takes in the time in which kernels are read from disk, or are compiled."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,10 @@ class BlockMatrix:
         order = np.argsort(row * rows + column)
         start = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=rows))]).astype(np.int64)
         ordered = np.empty((len(order), *values.shape[1:]))
-        _take(values, np.concatenate([place, np.full(len(bare), -1)])[order], ordered)
+        where = np.concatenate([place, np.full(len(bare), -1)])[order]
+        if len(values):
+            np.take(values, where, axis=0, out=ordered, mode="clip")  # with no copy of them all
+        ordered[where < 0] = 0.0
         return BlockMatrix(start, column[order].astype(np.int32), ordered)
 
     def __len__(self) -> int:
@@ -66,11 +72,19 @@ class BlockMatrix:
         """The product with a vector (rows · width,), or with several (rows · width, vectors)."""
         x = np.ascontiguousarray(vectors, dtype=np.float64)
         out, width = np.zeros_like(x), (0,) * self.width
-        if x.ndim == 1:
+        if not pays(_multiply if x.ndim == 1 else _multiply_many, len(self.column), _MANY, _FEW):
+            self._add_product(x, out)
+        elif x.ndim == 1:
             _multiply(self.start, self.column, self.values, x, out, width)
         else:
             _multiply_many(self.start, self.column, self.values, x, out, width)
         return out
+
+    def _add_product(self, x: Array, out: Array) -> None:
+        target, vectors = (v.reshape(len(self), self.width, -1) for v in (out, x))
+        row, off = self.row, self.row != self.column
+        np.add.at(target, row, self.values @ vectors[self.column])
+        np.add.at(target, self.column[off], self.values[off].swapaxes(1, 2) @ vectors[row[off]])
 
     @property
     def diagonal_blocks(self) -> Array:
@@ -79,7 +93,10 @@ class BlockMatrix:
 
     def scaled(self, factor: Array) -> BlockMatrix:
         """FᵀAF with a block-diagonal F (rows, width, width); the values are changed in place."""
-        _scale(self.start, self.column, self.values, factor, (0,) * self.width)
+        if pays(_scale, len(self.column), _MANY, _FEW):
+            _scale(self.start, self.column, self.values, factor, (0,) * self.width)
+        else:
+            self.values[:] = factor[self.row].swapaxes(1, 2) @ self.values @ factor[self.column]
         return self
 
     def dense(self) -> Array:
@@ -89,16 +106,6 @@ class BlockMatrix:
         full[self.row, :, self.column, :] = self.values
         full[self.column, :, self.row, :] = self.values.swapaxes(1, 2)
         return full.reshape(n * width, n * width)
-
-
-@compiled
-def _take(values: Array, place: Array, out: Array) -> None:
-    """Blocks at places, 0 for −1."""
-    for k in range(len(place)):
-        if place[k] < 0:
-            out[k] = 0.0
-        else:
-            out[k] = values[place[k]]
 
 
 @compiled

@@ -19,6 +19,8 @@ from alignnet.solvers.record_kernels import NO_ROOM, UNDETERMINED, Buffers, find
 
 PAIR = 1 << 31  # key of blocks (i, j), i <= j: i · PAIR + j
 HUBER, CAUCHY = 1.345, 2.3849
+UNDETERMINED_BELOW = 1e-12
+"""Track parameters of which others leave less than this part are not determined."""
 
 
 @compiled
@@ -72,7 +74,7 @@ def fit(m: int, n: int, b: Buffers) -> bool:
                 s -= c[a, j] * c[k, j]
             if k < a:
                 c[a, k] = s / c[k, k]
-            elif not s > 1e-12 * whole:
+            elif not s > UNDETERMINED_BELOW * whole:
                 return False
             else:
                 c[a, a] = np.sqrt(s)

@@ -63,6 +63,12 @@ class EliminationTree:
         above = np.where(count[last] > 0, owner[np.where(count[last] > 0, parent[last], 0)], -1)
         return EliminationTree(order, first, offset, rows, above)
 
+    @staticmethod
+    def dense(blocks: int) -> EliminationTree:
+        """The tree of a dense matrix: one supernode, for which nothing is compiled."""
+        first, none = np.array([0, blocks]), np.zeros(0, dtype=np.int64)
+        return EliminationTree(np.arange(blocks), first, np.zeros(2, dtype=np.int64), none, np.array([-1]))
+
     def __len__(self) -> int:
         return len(self.parent)
 

@@ -18,14 +18,8 @@ from alignnet.data.steering import Combination, Steering
 from alignnet.data.tracks import Array
 from alignnet.errors import ConvergenceError, SchemaError
 from alignnet.solvers.projected import SparseRows
-from alignnet.solvers.records import (
-    Cuts,
-    Labels,
-    Reduced,
-    find_labels,
-    reduce_records,
-    unknowns_of,
-)
+from alignnet.solvers.record_tables import Cuts, Labels, Reduced
+from alignnet.solvers.records import find_labels, reduce_records, unknowns_of
 from alignnet.solvers.scaled_problem import Parameters, ScaledProblem
 
 SMALLEST, LARGEST = 1e-50, 1e50

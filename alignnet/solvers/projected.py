@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from alignnet.data.tracks import Array
 from alignnet.errors import ConvergenceError
-from alignnet.solvers.jit import compiled
 
 DEPENDENT = 1e-9
 """A constraint is taken to follow from others where less than this part of it is left without them."""
@@ -33,22 +33,19 @@ class SparseRows:
         self.offset = np.concatenate([[0], np.cumsum([len(row) for row in index])]).astype(np.int64)
         self.index = np.concatenate([np.zeros(0, dtype=np.int64), *index]).astype(np.int64)
         self.factors = np.concatenate([np.zeros(0), *factors])
+        self._rows = csr_array((self.factors, self.index, self.offset), shape=(len(index), size))
+        self._columns = self._rows.T
 
     def __len__(self) -> int:
         return len(self.offset) - 1
 
     def __matmul__(self, x: Array) -> Array:
         """C x, for a vector (unknowns,) or several (unknowns, vectors)."""
-        out = np.zeros((len(self), x.size // self.size))
-        _gather(self.offset, self.index, self.factors, x.reshape(self.size, -1), out)
-        return out.reshape(len(self), *x.shape[1:])
+        return np.asarray(self._rows @ x)
 
     def transposed(self, multipliers: Array) -> Array:
         """Cᵀ λ."""
-        columns = multipliers.reshape(len(self), int(np.prod(multipliers.shape[1:])))
-        out = np.zeros((self.size, columns.shape[1]))
-        _spread(self.offset, self.index, self.factors, columns, out)
-        return out.reshape(self.size, *multipliers.shape[1:])
+        return np.asarray(self._columns @ multipliers)
 
     def dense(self) -> Array:
         """(rows, unknowns), for small ones."""
@@ -115,22 +112,6 @@ class Constraints(SparseRows):
         """C Cᵀ."""
         columns = [self @ self.transposed(unit) for unit in np.eye(len(self))]
         return np.stack(columns) if columns else np.zeros((0, 0))
-
-
-@compiled
-def _gather(offset: Array, index: Array, factors: Array, x: Array, out: Array) -> None:
-    for i in range(len(offset) - 1):
-        for k in range(offset[i], offset[i + 1]):
-            for v in range(x.shape[1]):
-                out[i, v] += factors[k] * x[index[k], v]
-
-
-@compiled
-def _spread(offset: Array, index: Array, factors: Array, multipliers: Array, out: Array) -> None:
-    for i in range(len(offset) - 1):
-        for k in range(offset[i], offset[i + 1]):
-            for v in range(out.shape[1]):
-                out[index[k], v] += factors[k] * multipliers[i, v]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ appear together in a record.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,72 +17,18 @@ from alignnet.data.tracks import Array
 from alignnet.errors import SchemaError
 from alignnet.solvers import elimination
 from alignnet.solvers.block_matrix import BlockMatrix
-from alignnet.solvers.jit import compiled
+from alignnet.solvers.jit import compiled, pays
+from alignnet.solvers.record_batches import BatchSums
 from alignnet.solvers.record_kernels import NO_ROOM, UNREADABLE, Buffers, buffers, find, scan
+from alignnet.solvers.record_labels import labels_of, usual_width
+from alignnet.solvers.record_tables import Cuts, Labels, Reduced
 
-SAMPLE = 1000  # records that tell which labels belong together
 ROOM = 16  # blocks that a record may have at first
 MOST_AT_FIRST = 1 << 22  # blocks of the matrix that there is room for at first
-WIDEST = 12
+_BATCH = 1 << 22  # bytes of records that are taken at a time without kernels
+_QUICK = 1 << 23  # bytes that this takes about as long for as reading kernels from disk, and
+_MANY_TO_SCAN, _MANY_TO_REDUCE = 3 << 24, 1 << 28  # as a compiler does
 Progress = Callable[[int], None]  # told how many records more were read
-
-
-@dataclass(frozen=True)
-class Labels:
-    """The shared parameters of Mille files.
-
-    Args:
-        label: ascending, int64 (parameters,).
-        measurements, records: how many have it (parameters,).
-        table: label to row, with open addressing (2ⁿ, 2).
-        largest: most measurements, track parameters, and globals of a measurement, in a record.
-        width: labels that usually belong together, a sensor's.
-        n_records: in all files.
-    """
-
-    label: Array
-    measurements: Array
-    records: Array
-    table: Array
-    largest: tuple[int, int, int]
-    width: int
-    n_records: int
-
-
-@dataclass(frozen=True)
-class Cuts:
-    """Which records count, and how much.
-
-    Args:
-        passes: local fits of a record: 1, or more with outlying measurements weighted down.
-        most_lost: records that lose more of their weight are left out.
-        limit: largest χ² by degrees of freedom, its last for all beyond; empty for none.
-        scale: multiplies 1/σ² of measurements with and without shared parameters.
-    """
-
-    passes: int = 1
-    most_lost: float = 1.0
-    limit: tuple[float, ...] = ()
-    scale: tuple[float, float] = (1.0, 1.0)
-
-
-@dataclass(frozen=True)
-class Reduced:
-    """½ xᵀHx − gᵀx + ½ χ² of the changes x of the free parameters.
-
-    Args:
-        matrix: H.
-        gradient: g, (unknowns,).
-        chi2, ndf: of the records that count, with the parameters where they are.
-        counts: records that count, have undetermined track parameters, a χ² beyond the limit, lost too much
-            weight.
-    """
-
-    matrix: BlockMatrix
-    gradient: Array
-    chi2: float
-    ndf: float
-    counts: tuple[int, int, int, int]
 
 
 def find_labels(paths: Sequence[Path], progress: Progress | None = None) -> Labels:
@@ -92,19 +37,31 @@ def find_labels(paths: Sequence[Path], progress: Progress | None = None) -> Labe
     Raises:
         SchemaError: a file is missing or damaged, or no record has a label.
     """
+    if pays(scan, _size(paths), _MANY_TO_SCAN, _QUICK):
+        labels = _scanned_labels(_blocks(paths, progress))
+    else:
+        labels = labels_of(_blocks(paths, progress, _BATCH))
+    if not len(labels.label):
+        raise SchemaError(f"{paths[0]}: no record has a global label: there is nothing to solve for")
+    return labels
+
+
+def _size(paths: Sequence[Path]) -> int:
+    """Bytes of files that are there; one that is not will be named by who reads it."""
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+def _scanned_labels(blocks: Iterable[RawBlock]) -> Labels:
     table, entries, largest = _table(1 << 10), np.zeros((1 << 9, 3), dtype=np.int64), np.zeros(5, np.int64)
     width = 0
-    for block in _blocks(paths, progress):
+    for block in blocks:
         width = width or usual_width(block)
         table, entries = _scanned(block, table, entries, largest)
-    if not largest[3]:
-        raise SchemaError(f"{paths[0]}: no record has a global label: there is nothing to solve for")
     rows = np.flatnonzero(table[:, 0] > 0)
     order = np.argsort(table[rows, 0])
     seen = entries[table[rows[order], 1]]
-    table[rows[order], 1] = np.arange(len(rows))
     sizes = (int(largest[0]), int(largest[1]), int(largest[2]))
-    return Labels(table[rows[order], 0], seen[:, 0], seen[:, 1], table, sizes, width or 1, int(largest[4]))
+    return Labels(table[rows[order], 0], seen[:, 0], seen[:, 1], sizes, width or 1, int(largest[4]))
 
 
 def _scanned(block: RawBlock, table: Array, entries: Array, largest: Array) -> tuple[Array, Array]:
@@ -119,23 +76,6 @@ def _scanned(block: RawBlock, table: Array, entries: Array, largest: Array) -> t
             table, entries = _scanned(_plain(block, first), table, entries, largest)
             first += 1
     return table, entries
-
-
-def usual_width(block: RawBlock) -> int:
-    """How many consecutive labels usually come together in a record: the degrees of freedom of a sensor."""
-    part = RawBlock(
-        block.words[: block.starts[min(SAMPLE, len(block))]],
-        block.starts[: SAMPLE + 1],
-        block.path,
-        block.first_byte,
-    )
-    records = part.records()
-    owner = np.repeat(np.arange(len(records)), np.diff(records.global_offset[records.record_offset]))
-    pair = np.unique(owner * (1 << 32) + records.global_label)
-    if not len(pair):
-        return 0
-    length = np.diff(np.flatnonzero(np.concatenate([[True], np.diff(pair) != 1, [True]])))
-    return min(int(np.bincount(length).argmax()), WIDEST)
 
 
 def unknowns_of(label: Array, free: Array, width: int) -> tuple[Array, int]:
@@ -174,9 +114,10 @@ def reduce_records(
     Raises:
         SchemaError: a record is damaged.
     """
-    sums = _Sums(labels, unknown, size, at, cuts)
+    kernels = pays(elimination.accumulate, _size(paths), _MANY_TO_REDUCE, _QUICK)
+    sums = (_Sums if kernels else BatchSums)(labels, unknown, size, at, cuts)
     for path, weight in zip(paths, weights, strict=True):
-        for block in _blocks([path], progress):
+        for block in _blocks([path], progress, None if kernels else _BATCH):
             sums.add(block, weight)
     return sums.result()
 
@@ -185,6 +126,8 @@ class _Sums:
     def __init__(self, labels: Labels, unknown: Array, size: int, at: Array, cuts: Cuts) -> None:
         self.labels, self.unknown, self.at, self.cuts = labels, unknown, at, cuts
         self.limit = np.array(cuts.limit, dtype=np.float64)
+        self.table = _grown(_table(1 << 10), 4 * len(labels.label))
+        _copy(np.stack([labels.label, np.arange(len(labels.label))], 1), self.table)
         self.pairs, self.gradient = _table(1 << 14), np.zeros(size)
         blocks = size // labels.width
         room = min(blocks * (blocks + 1) // 2 + ROOM**2, MOST_AT_FIRST)  # not in memory before it is used
@@ -202,7 +145,7 @@ class _Sums:
         while first < len(block):
             first, why = elimination.accumulate(
                 words, words.view(np.float32), block.starts, order, first, self.labels.label,
-                self.labels.table, self.unknown, self.at, self.buffers, scale, self.cuts.passes,
+                self.table, self.unknown, self.at, self.buffers, scale, self.cuts.passes,
                 self.cuts.most_lost, self.limit, self.pairs, self.values, self.gradient, self.totals,
             )  # fmt: skip
             if why == NO_ROOM:
@@ -259,9 +202,9 @@ def _plain(block: RawBlock, record: int) -> RawBlock:
     return RawBlock(words, np.array([0, len(words)]), block.path, one.first_byte)
 
 
-def _blocks(paths: Sequence[Path], progress: Progress | None) -> Iterator[RawBlock]:
+def _blocks(paths: Sequence[Path], progress: Progress | None, size: int | None = None) -> Iterator[RawBlock]:
     for path in paths:
-        for block in iterate_raw(path):
+        for block in iterate_raw(path) if size is None else iterate_raw(path, size):
             yield block
             if progress is not None:
                 progress(len(block))

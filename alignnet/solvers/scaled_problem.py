@@ -13,8 +13,10 @@ from alignnet.data.tracks import Array
 from alignnet.errors import ConvergenceError, SchemaError
 from alignnet.solvers.direct import DirectSystem, rows_fit
 from alignnet.solvers.elimination_tree import EliminationTree
+from alignnet.solvers.front_kernels import assemble
+from alignnet.solvers.jit import pays
 from alignnet.solvers.projected import Constraints, Solved, SparseRows, solve
-from alignnet.solvers.records import Labels, Reduced
+from alignnet.solvers.record_tables import Labels, Reduced
 
 FLAT = 1e-10
 """Directions of a block in which it is weaker than this part of its diagonal are not determined by it."""
@@ -23,6 +25,9 @@ _SINGLE = 30_000
 """Unknowns beyond which the first factorisation is in single precision."""
 
 _ROUGH_ITERATIONS = 60
+
+_QUICK, _DENSE = 1000, 3000
+"""Unknowns of a dense matrix that takes as long as reading the sparse one's kernels, and as a compiler."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,9 @@ class ScaledProblem:
         """How to factor the matrix; None where that is not to be done."""
         if not rows_fit(len(self._exact) + len(self._survey), len(self.b)):
             return None
+        size = len(self.b)
+        if size <= _DENSE and not pays(assemble, size**3, _DENSE**3, _QUICK**3):
+            return EliminationTree.dense(len(self.matrix))
         tree = EliminationTree.of(self.matrix)
         return tree if tree.fits(self.matrix.width, 8) else None
 

@@ -53,7 +53,7 @@ class SparseCholesky:
         x = np.ascontiguousarray(blocks[t.order], dtype=self.values.dtype)
         if not b.size:
             return np.zeros(b.shape)
-        if b.ndim == 1:
+        if b.ndim == 1 and len(t) > 1:
             layout = t.first, t.offset, t.rows, self.begin, self.values
             kernels.forward(*layout, x.ravel(), (0,) * self.width)
             kernels.backward(*layout, x.ravel(), (0,) * self.width)
@@ -108,15 +108,33 @@ def factorise(
         precision: "float64" or "float32" of the factor.
         progress: told, again and again, what part of the work was done since.
     """
-    work = _Elimination(matrix, tree, np.dtype(precision), SINGULAR[precision])
-    share = tree.products / max(tree.products.sum(), 1.0)
-    for s in range(len(tree)):
-        work.eliminate(s)
+    if len(tree) == 1:
+        values, begin, propped = _whole(matrix, tree, np.dtype(precision), SINGULAR[precision])
         if progress is not None:
-            progress(float(share[s]))
-    where = np.array(work.propped, dtype=np.int64)
+            progress(1.0)
+    else:
+        work = _Elimination(matrix, tree, np.dtype(precision), SINGULAR[precision])
+        share = tree.products / max(tree.products.sum(), 1.0)
+        for s in range(len(tree)):
+            work.eliminate(s)
+            if progress is not None:
+                progress(float(share[s]))
+        values, begin, propped = work.values, work.begin, work.propped
+    where = np.array(propped, dtype=np.int64)
     unknown = tree.order[where // matrix.width] * matrix.width + where % matrix.width
-    return SparseCholesky(tree, work.values, work.begin, unknown, matrix.width)
+    return SparseCholesky(tree, values, begin, unknown, matrix.width)
+
+
+def _whole(
+    matrix: BlockMatrix, tree: EliminationTree, dtype: np.dtype, weakest: float
+) -> tuple[Array, Array, list[int]]:
+    """L of a single supernode, where it begins and ends, and what was propped."""
+    rows = (tree.order[:, None] * matrix.width + np.arange(matrix.width)).ravel()
+    full = matrix.dense()[np.ix_(rows, rows)].astype(dtype)
+    bare = np.flatnonzero(full.diagonal() == 0)
+    full[bare, bare] = 1.0
+    propped = _factored(full, len(full), weakest)
+    return full.ravel(), np.array([0, full.size]), propped
 
 
 class _Elimination:

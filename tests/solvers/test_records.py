@@ -11,7 +11,8 @@ from mille_toys import normal_equations, toy
 from alignnet.data.mille import read_mille
 from alignnet.data.mille_write import MilleWriter, pack
 from alignnet.errors import SchemaError
-from alignnet.solvers.records import Cuts, find_labels, reduce_records, unknowns_of
+from alignnet.solvers.record_tables import Cuts
+from alignnet.solvers.records import find_labels, reduce_records, unknowns_of
 
 TOY = toy()
 NO_CUTS = Cuts()

@@ -293,8 +293,10 @@ def _spread_out(axis: Axes, table: Mapping[str, Any], value: str) -> None:
     axis.set_yscale("symlog", linthresh=10, linscale=1.5)
     every = np.concatenate([*values.values(), [-10.0, 10.0]])
     low, high = 1.8 * np.nanmin(every), 1.8 * np.nanmax(every)
-    decades = [10.0**k for k in range(1, 6) if 10.0**k < max(-low, high)]
-    ticks = [t for t in (*(-d for d in decades), -5, 0, 5, *decades) if low < t < high]
+    far = max(-low, high)
+    steps = (10.0**k * j for k in range(1, 6) for j in ((1, 2, 4) if far < 200 else (1,)))
+    beyond = [step for step in steps if step < far]
+    ticks = [t for t in (*(-step for step in beyond), -5, 0, 5, *beyond) if low < t < high]
     axis.set_yticks(ticks, [f"{t:g}" for t in ticks])
     axis.yaxis.set_minor_locator(NullLocator())
     axis.set_ylim(low, high)

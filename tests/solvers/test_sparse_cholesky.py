@@ -15,7 +15,7 @@ from alignnet.solvers.projected import Constraints, SparseRows
 from alignnet.solvers.selected_inverse import inverse_blocks
 from alignnet.solvers.sparse_cholesky import factorise
 
-NONE = SparseRows([], [], 0), np.zeros(0)
+TREES = [EliminationTree.of, lambda matrix: EliminationTree.dense(len(matrix))]
 
 
 def grid(side: int, width: int, seed: int = 0, null: int = 0, far: int = 0) -> BlockMatrix:
@@ -51,10 +51,11 @@ def of_dense(full: np.ndarray, width: int) -> BlockMatrix:
     return BlockMatrix.of_pairs(row, column, blocks[row, column], n)
 
 
-@given(st.integers(1, 9), st.integers(1, 7), st.integers(0, 30), st.integers(0, 99))
-def test_solutions_and_inverse_are_the_dense_ones(side, width, far, seed):
+@given(st.integers(1, 9), st.integers(1, 7), st.integers(0, 30), st.integers(0, 99), st.booleans())
+def test_solutions_and_inverse_are_the_dense_ones(side, width, far, seed, whole_at_once):
     matrix = grid(side, width, seed, far=far if side > 1 else 0)
-    factor = factorise(matrix, EliminationTree.of(matrix))
+    tree = EliminationTree.dense(len(matrix)) if whole_at_once else EliminationTree.of(matrix)
+    factor = factorise(matrix, tree)
     dense, b = matrix.dense(), np.random.default_rng(seed).normal(size=(len(matrix) * width, 3))
     assert len(factor.propped) == 0
     assert np.allclose(factor.solve(b[:, 0]), np.linalg.solve(dense, b[:, 0]), rtol=1e-7, atol=1e-9)
@@ -83,10 +84,11 @@ def test_single_precision_is_a_good_preconditioner():
     assert np.abs(matrix @ factor.solve(b) - b).max() < 1e-3
 
 
+@pytest.mark.parametrize("tree_of", TREES, ids=["sparse", "dense"])
 @pytest.mark.parametrize("null", [1, 2, 4])
-def test_as_many_props_as_the_rank_lacks(null):
+def test_as_many_props_as_the_rank_lacks(null, tree_of):
     matrix = grid(12, 3, null=null)
-    factor = factorise(matrix, EliminationTree.of(matrix))
+    factor = factorise(matrix, tree_of(matrix))
     assert len(factor.propped) == null
     full = matrix.dense()
     full[factor.propped, factor.propped] += 1
@@ -94,12 +96,13 @@ def test_as_many_props_as_the_rank_lacks(null):
     assert np.allclose(factor.solve(b), np.linalg.solve(full, b), rtol=1e-6, atol=1e-7)
 
 
-def test_unknowns_that_do_not_exist_are_left_alone():
+@pytest.mark.parametrize("tree_of", TREES, ids=["sparse", "dense"])
+def test_unknowns_that_do_not_exist_are_left_alone(tree_of):
     full = grid(5, 3).dense()
     gone = [4, 17, 18, 19, 20]
     full[gone], full[:, gone] = 0, 0
     matrix = of_dense(full, 3)
-    factor = factorise(matrix, EliminationTree.of(matrix))
+    factor = factorise(matrix, tree_of(matrix))
     assert len(factor.propped) == 0
     b = np.random.default_rng(3).normal(size=len(full))
     b[gone] = 0

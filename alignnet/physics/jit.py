@@ -59,7 +59,7 @@ _on_disk: dict[Any, bool] = {}
 _seen: dict[Any, int] = {}
 
 
-def pays(kernel: Any, amount: int, after: int = PAYS_AFTER, quick: int = 0) -> bool:
+def pays(kernel: Any, amount: int, after: int | None = None, quick: int = 0) -> bool:
     """Whether so many tracks (or of whatever the limits count) more should go through a kernel.
 
     What does without gives the same numbers. A process that finds the kernel on disk uses it once `quick` of
@@ -68,7 +68,7 @@ def pays(kernel: Any, amount: int, after: int = PAYS_AFTER, quick: int = 0) -> b
     Args:
         kernel: it.
         amount: of work that is about to be done.
-        after: what takes about as much time without the kernel as a compiler does.
+        after: what takes about as much time without the kernel as a compiler does; default: `PAYS_AFTER`.
         quick: what takes no longer than reading the kernel from disk.
 
     Raises:
@@ -82,7 +82,8 @@ def pays(kernel: Any, amount: int, after: int = PAYS_AFTER, quick: int = 0) -> b
     if kernel not in _on_disk:
         _on_disk[kernel] = is_on_disk(kernel)
     _seen[kernel] = _seen.get(kernel, 0) + amount
-    return _seen[kernel] > after or (_on_disk[kernel] and _seen[kernel] > quick)
+    seen = _seen[kernel]
+    return seen > (PAYS_AFTER if after is None else after) or (_on_disk[kernel] and seen >= quick)
 
 
 def is_on_disk(kernel: Any) -> bool:

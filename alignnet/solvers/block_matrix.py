@@ -6,6 +6,7 @@ A product reads every block once and uses it twice, for its own row and for its 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,13 +73,18 @@ class BlockMatrix:
         """The product with a vector (rows · width,), or with several (rows · width, vectors)."""
         x = np.ascontiguousarray(vectors, dtype=np.float64)
         out, width = np.zeros_like(x), (0,) * self.width
-        if not pays(_multiply if x.ndim == 1 else _multiply_many, len(self.column), _MANY, _FEW):
+        if not self._pays(_multiply if x.ndim == 1 else _multiply_many):
             self._add_product(x, out)
         elif x.ndim == 1:
             _multiply(self.start, self.column, self.values, x, out, width)
         else:
             _multiply_many(self.start, self.column, self.values, x, out, width)
         return out
+
+    def _pays(self, kernel: Callable[..., None]) -> bool:
+        """Whether to take a kernel; beyond a size there is nothing else, as that would need more memory."""
+        blocks = len(self.column)
+        return blocks > _MANY or pays(kernel, blocks, _MANY, _FEW)
 
     def _add_product(self, x: Array, out: Array) -> None:
         target, vectors = (v.reshape(len(self), self.width, -1) for v in (out, x))
@@ -93,7 +99,7 @@ class BlockMatrix:
 
     def scaled(self, factor: Array) -> BlockMatrix:
         """FᵀAF with a block-diagonal F (rows, width, width); the values are changed in place."""
-        if pays(_scale, len(self.column), _MANY, _FEW):
+        if self._pays(_scale):
             _scale(self.start, self.column, self.values, factor, (0,) * self.width)
         else:
             self.values[:] = factor[self.row].swapaxes(1, 2) @ self.values @ factor[self.column]

@@ -51,7 +51,7 @@ class BatchSums:
         self.labels, self.unknown, self.at, self.cuts = labels, unknown, at, cuts
         self.limit = np.array(cuts.limit, dtype=np.float64)
         self.matrix, self.gradient = csr_array((size, size)), np.zeros(size)
-        self.chi2, self.ndf, self.counts = 0.0, 0, np.zeros(4, dtype=np.int64)
+        self.chi2, self.ndf, self.counts = 0.0, 0.0, np.zeros(4, dtype=np.int64)
 
     def add(self, block: RawBlock, weight: float) -> None:
         """Add records whose 1/σ² is multiplied by a weight.
@@ -116,7 +116,7 @@ class BatchSums:
         light = good & ~beyond & (lost > self.cuts.most_lost)
         taken = good & ~beyond & ~light
         self.counts += [taken.sum(), (~good).sum(), beyond.sum(), light.sum()]
-        self.chi2, self.ndf = self.chi2 + float(chi2[taken].sum()), self.ndf + int(ndf[taken].sum())
+        self.chi2, self.ndf = self.chi2 + float(chi2[taken].sum()), self.ndf + float(ndf[taken].sum())
         return np.asarray(taken)
 
     def _scatter(
@@ -143,8 +143,8 @@ class BatchSums:
             track = slot // most
             moved = root[slot, None] * tracks.local.reshape(-1, n)[slot]
             part = np.einsum("eak,ek->ea", inverse[track], moved) * value[:, None]
-            place = track[:, None] * n + np.arange(n), np.repeat(column[:, None], n, 1)
-            held = csr_array((part.ravel(), (place[0].ravel(), place[1].ravel())), shape=(n_tracks * n, size))
+            rows = (track[:, None] * n + np.arange(n)).ravel()
+            held = csr_array((part.ravel(), (rows, np.repeat(column, n))), shape=(n_tracks * n, size))
             self.matrix = self.matrix - held.T @ held
             self.gradient -= held.T @ pull.ravel()
 

@@ -35,6 +35,11 @@ def test_a_kernel_on_disk_is_used_at_once(monkeypatch):
     assert pays(kernel, 1)
 
 
+def test_little_work_is_done_without_a_kernel_even_from_disk(monkeypatch):
+    monkeypatch.setattr(jit, "is_on_disk", lambda _: True)
+    assert [pays(kernel, 40, after=1000, quick=100) for _ in range(4)] == [False, False, True, True]
+
+
 def test_what_appears_on_disk_later_does_not_change_a_run_that_goes_on(monkeypatch):
     monkeypatch.setattr(jit, "is_on_disk", lambda _: False)
     assert not pays(kernel, 1)

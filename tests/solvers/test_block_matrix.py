@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from alignnet.physics.jit import SWITCH
 from alignnet.solvers.block_matrix import BlockMatrix
+
+
+@pytest.fixture(autouse=True, params=["on", "off"])
+def _kernels(request, monkeypatch):
+    """Each of these is so in compiled loops and without."""
+    monkeypatch.setenv(SWITCH, request.param)
 
 
 def random_matrix(rows: int, width: int, part: float = 0.3, seed: int = 0) -> BlockMatrix:

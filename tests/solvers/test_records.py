@@ -11,11 +11,18 @@ from mille_toys import normal_equations, toy
 from alignnet.data.mille import read_mille
 from alignnet.data.mille_write import MilleWriter, pack
 from alignnet.errors import SchemaError
+from alignnet.physics.jit import SWITCH
 from alignnet.solvers.record_tables import Cuts
 from alignnet.solvers.records import find_labels, reduce_records, unknowns_of
 
 TOY = toy()
 NO_CUTS = Cuts()
+
+
+@pytest.fixture(autouse=True, params=["on", "off"])
+def _kernels(request, monkeypatch):
+    """Each of these is so in compiled loops and without."""
+    monkeypatch.setenv(SWITCH, request.param)
 
 
 def written(path, records=TOY.records, **options):

@@ -15,7 +15,7 @@ from alignnet.solvers.projected import Constraints, SparseRows
 from alignnet.solvers.selected_inverse import inverse_blocks
 from alignnet.solvers.sparse_cholesky import factorise
 
-NONE = SparseRows([], [], 0), np.zeros(0)
+TREES = [EliminationTree.of, lambda matrix: EliminationTree.dense(len(matrix))]
 
 
 def grid(side: int, width: int, seed: int = 0, null: int = 0, far: int = 0) -> BlockMatrix:
@@ -54,9 +54,9 @@ def of_dense(full: np.ndarray, width: int) -> BlockMatrix:
 SIZES = st.integers(1, 9), st.integers(0, 30), st.integers(0, 99)  # of the lattice, far rows, seed
 
 
-@given(SIZES[0], st.sampled_from([1, 3, 6]), *SIZES[1:])
-def test_solutions_and_inverse_are_the_dense_ones(side, width, far, seed):
-    assert_dense(side, width, far, seed)
+@given(SIZES[0], st.sampled_from([1, 3, 6]), *SIZES[1:], st.booleans())
+def test_solutions_and_inverse_are_the_dense_ones(side, width, far, seed, whole_at_once):
+    assert_dense(side, width, far, seed, whole_at_once)
 
 
 @pytest.mark.slow  # two seconds of compiling each; what depends on the width is a loop's end
@@ -65,9 +65,10 @@ def test_blocks_of_other_widths_are_solved_and_inverted_too(side, width, far, se
     assert_dense(side, width, far, seed)
 
 
-def assert_dense(side: int, width: int, far: int, seed: int) -> None:
+def assert_dense(side: int, width: int, far: int, seed: int, whole_at_once: bool = False) -> None:
     matrix = grid(side, width, seed, far=far if side > 1 else 0)
-    factor = factorise(matrix, EliminationTree.of(matrix))
+    tree = EliminationTree.dense(len(matrix)) if whole_at_once else EliminationTree.of(matrix)
+    factor = factorise(matrix, tree)
     dense, b = matrix.dense(), np.random.default_rng(seed).normal(size=(len(matrix) * width, 3))
     assert len(factor.propped) == 0
     assert np.allclose(factor.solve(b[:, 0]), np.linalg.solve(dense, b[:, 0]), rtol=1e-7, atol=1e-9)
@@ -96,10 +97,11 @@ def test_single_precision_is_a_good_preconditioner():
     assert np.abs(matrix @ factor.solve(b) - b).max() < 1e-3
 
 
+@pytest.mark.parametrize("tree_of", TREES, ids=["sparse", "dense"])
 @pytest.mark.parametrize("null", [1, 2, 4])
-def test_as_many_props_as_the_rank_lacks(null):
+def test_as_many_props_as_the_rank_lacks(null, tree_of):
     matrix = grid(12, 3, null=null)
-    factor = factorise(matrix, EliminationTree.of(matrix))
+    factor = factorise(matrix, tree_of(matrix))
     assert len(factor.propped) == null
     full = matrix.dense()
     full[factor.propped, factor.propped] += 1
@@ -107,12 +109,13 @@ def test_as_many_props_as_the_rank_lacks(null):
     assert np.allclose(factor.solve(b), np.linalg.solve(full, b), rtol=1e-6, atol=1e-7)
 
 
-def test_unknowns_that_do_not_exist_are_left_alone():
+@pytest.mark.parametrize("tree_of", TREES, ids=["sparse", "dense"])
+def test_unknowns_that_do_not_exist_are_left_alone(tree_of):
     full = grid(5, 3).dense()
     gone = [4, 17, 18, 19, 20]
     full[gone], full[:, gone] = 0, 0
     matrix = of_dense(full, 3)
-    factor = factorise(matrix, EliminationTree.of(matrix))
+    factor = factorise(matrix, tree_of(matrix))
     assert len(factor.propped) == 0
     b = np.random.default_rng(3).normal(size=len(full))
     b[gone] = 0

@@ -33,7 +33,7 @@ class Passed:
 
     batch: Batch
     fitted: dict[str, FittedTracks]
-    true_vertex: Tensor | None  # where simulated particles started (tracks, 3) [cm]
+    true_vertex: Tensor | None  # of simulated collisions (tracks, 3) [cm]
     places: dict[str, Places]
 
     def free(self, name: str) -> FreeTracks:
@@ -123,8 +123,9 @@ class TrackStream:
         rows = range(k * BATCH_EVENTS, min((k + 1) * BATCH_EVENTS, len(self.events)))
         batch, lost = self.events.__getitems__(rows), 0
         vertex = None
-        if "position" in self.tracks.truth:
-            vertex = torch.from_numpy(self.tracks.truth["position"][self.events.tracks_of(np.asarray(rows))])
+        truth = self.tracks.truth  # where decays are simulated, tracks start elsewhere
+        if (known := truth.get("vertex", truth.get("position"))) is not None:
+            vertex = torch.from_numpy(known[self.events.tracks_of(np.asarray(rows))])
         if self.limit is not None:
             fitted = self.fitter(self.places[self.judge], batch)
             kept = (fitted.chi2 <= self.limit * fitted.ndf).nonzero().squeeze(-1)

@@ -191,7 +191,7 @@ def monitor(report: Report) -> Html:
         return Html("")
     finding = f"Means after the alignment: all {len(sizes):,} within {short(max(sizes), 2)} µm."
     picture = Picture("monitor", partial(physics_plots.monitor, found), finding)
-    caption = "Mean residuals to circles through the other hits, as ALICE's quality control shows them."
+    caption = "Mean residuals to circles through all hits of a track, as ALICE's quality control shows them."
     return panels([picture], caption, "panels wide")
 
 

@@ -14,18 +14,19 @@ import torch
 from torch import Tensor
 
 from alignnet.data.atomic import replacing
+from alignnet.data.event_table import EventTable
 from alignnet.data.tracks import Tracks
 from alignnet.errors import ConfigError
 from alignnet.evaluation import plots
 from alignnet.evaluation.attention import SensorAnswer, sensor_metrics
-from alignnet.evaluation.dca_sample import VERTICES, check_vertex, event_batches
+from alignnet.evaluation.dca_sample import VERTICES, check_vertex
 from alignnet.evaluation.decays import decays_of
 from alignnet.evaluation.levels import level_metrics, write_levels
 from alignnet.evaluation.numbers import DEFAULT_NUMBERS, NUMBERS, sums_of
 from alignnet.evaluation.physics_plots import physics_figures
 from alignnet.evaluation.quality_plots import quality_figures
 from alignnet.evaluation.residuals import ResidualSummary, residual_summary
-from alignnet.evaluation.stream import TrackStream
+from alignnet.evaluation.stream import TrackStream, events_of
 from alignnet.evaluation.tables import show
 from alignnet.evaluation.truth import truth_recovery
 from alignnet.evaluation.uncertainty import error_metrics, pull_metrics, spectrum_metrics
@@ -45,7 +46,7 @@ class Evaluation:
     Args:
         detector: the nominal places.
         loss: the run's cost.
-        tracks: whole events.
+        tracks: whole events, in memory or read as they go by.
         before, after: local sixes (sensors, 6).
         truth: the true ones of a simulation, or None.
         aligned: sensors that truth recovery counts (sensors,).
@@ -64,7 +65,7 @@ class Evaluation:
 
     detector: Detector
     loss: HelixChi2
-    tracks: Tracks
+    tracks: Tracks | EventTable
     before: Tensor
     after: Tensor
     truth: Tensor | None
@@ -97,7 +98,7 @@ class Evaluation:
 
     def run(self, folder: Path, history: Sequence[Mapping[str, float]] = ()) -> dict[str, Any]:
         """Numbers for metrics.json; pictures go to `folder`."""
-        check_vertex(self.tracks, self.dca_vertex)
+        check_vertex(self.tracks.truth, self.dca_vertex)
         stream = self.stream()
         sums = stream.run(self.sums)
         summaries = sums["residuals"].summaries
@@ -149,7 +150,8 @@ class Evaluation:
         """One pass over the tracks with the sensors at `local`."""
         sensors = SensorLayer.of(self.detector)
         sensors.set_local(local)
-        return residual_summary(self.loss, sensors, self.detector, event_batches(self.tracks, self.detector))
+        batches = events_of(self.tracks, self.detector).batches()
+        return residual_summary(self.loss, sensors, self.detector, batches)
 
     def uncertainty(self) -> dict[str, Any]:
         """What is known of the errors."""

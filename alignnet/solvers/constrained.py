@@ -90,7 +90,7 @@ class ConstrainedPreconditioner(Preconditioner):
         )  # M⁻¹ Cᵀ, a row each
         schur = torch.stack([constraints(row) for row in self.reach])
         self._inverse = _pseudo_inverse((schur + schur.T) / 2)
-        self.n_null = inner.n_null - self._n_settled() if inner.n_null else 0
+        self.n_null = inner.n_null - self._n_settled(schur) if inner.n_null else 0
 
     def __call__(self, vector: Tensor) -> Tensor:
         """P times packed unknowns."""
@@ -126,15 +126,13 @@ class ConstrainedPreconditioner(Preconditioner):
         """Zeros (sensors, dof)."""
         return torch.zeros_like(self.inner.sensors_alone(vector))
 
-    def _n_settled(self) -> int:
+    def _n_settled(self, schur: Tensor) -> int:
         """How many of the motions that nothing knows of the constraints settle."""
         forces = [self.constraints.transposed(row) for row in torch.eye(len(self.constraints)).to(self.reach)]
         free = torch.stack(
             [self.constraints(row - self.inner(f)) for row, f in zip(self.reach, forces, strict=True)]
         )
-        scale = (
-            torch.stack([self.constraints(row) for row in self.reach]).diagonal().clamp_min(1e-300).rsqrt()
-        )
+        scale = schur.diagonal().clamp_min(1e-300).rsqrt()
         return int(torch.linalg.matrix_rank(free * scale[:, None] * scale, atol=1e-6, hermitian=True))
 
     def _at(self, values: Tensor) -> Tensor:

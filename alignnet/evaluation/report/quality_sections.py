@@ -38,8 +38,7 @@ def fit(report: Report) -> Html:
 
 def places(report: Report) -> Html:
     """Residuals of half-barrels and staves, over the sensors' surfaces, and where sensors overlap."""
-    parts = [_volumes(report.metrics), _surface(report.metrics), _overlaps(report.metrics)]
-    return joined([part for part in parts if part])
+    return joined([part(report.metrics) for part in (_volumes, _surface, _overlaps)])
 
 
 def _volumes(metrics: Mapping[str, Any]) -> Html:
@@ -74,7 +73,7 @@ def _volumes(metrics: Mapping[str, Any]) -> Html:
         "less what the number of hits explains."
     )
     numbers = folded("Numbers of the levels", table("Scatter of mean residuals", columns, rows))
-    return joined([panels(pictures, caption, "panels wide"), numbers] if pictures else [numbers])
+    return joined([panels(pictures, caption, "panels wide"), numbers])
 
 
 def _scatter(of: Mapping[str, Any], c: str) -> str:

@@ -46,9 +46,10 @@ class Train:
 class Sensors:
     """Its section `sensors`."""
 
-    parametrisation: Literal["local", "global", "affine"]
+    parametrisation: Literal["local", "global", "affine", "field"]
     start: str | None
     fixed: Section
+    field: Section = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from alignnet.export.alice import read_start
 from alignnet.geometry.detector import Detector
 from alignnet.loss.chi2 import HelixChi2
 from alignnet.sensors.constraints import set_free
+from alignnet.sensors.field import CorrectionField, follow_field
 from alignnet.sensors.sensor import SensorLayer
 
 
@@ -55,7 +56,8 @@ def load_problem(config: DictConfig) -> AlignmentProblem:
     first = files[0] if files[0] in roots else None  # of the schema: it may have sensors and truth
     if first is not None:
         check_same_sensors(first, detector)
-    sensors = SensorLayer.of(detector, config.sensors.parametrisation)
+    kind = config.sensors.parametrisation
+    sensors = SensorLayer.of(detector, "local" if kind == "field" else kind)
     fixed = plain(config.sensors.fixed)
     check_arguments(set_free, fixed, "sensors.fixed", {"sensors": sensors, "detector": detector})
     set_free(sensors, detector, **fixed)
@@ -63,6 +65,8 @@ def load_problem(config: DictConfig) -> AlignmentProblem:
     if config.sensors.start is not None:
         start = read_start(config.sensors.start, detector)
         sensors.set_local(start)
+    if kind == "field":
+        _add_field(sensors, detector, config)
     with values_of("loss"):
         loss = load_loss(config.loss, detector)
     settings = {**plain(config.data), "files": files}
@@ -73,6 +77,13 @@ def load_problem(config: DictConfig) -> AlignmentProblem:
         data.setup()
     truth = read_misalignment(first, detector) if first and has_misalignment(first) else None
     return AlignmentProblem(detector, sensors, loss, data, truth, start)
+
+
+def _add_field(sensors: SensorLayer, detector: Detector, config: DictConfig) -> None:
+    options, given = plain(config.sensors.field), {"detector": detector, "seed": config.seed}
+    check_arguments(CorrectionField, options, "sensors.field", given)
+    with values_of("sensors.field"):
+        follow_field(sensors, CorrectionField(**given, **options))
 
 
 def load_loss(node: DictConfig, detector: Detector) -> HelixChi2:

@@ -4,7 +4,7 @@
 
 is a purely data-driven correction function. Sensors follow it as rigid bodies: each moves and turns as the
 field does at the middles of its four edges. What one sensor does by itself a smooth field cannot say: it is a
-comparison, not an alignment (docs/physics.md, Data-driven models).
+comparison, not an alignment (docs/physics.md, A sensor is a linear layer).
 
 The network stands before Θ by torch's own parametrisation: `layer.theta` is computed from its weights, and
 everything else takes the layer as it is.

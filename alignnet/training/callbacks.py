@@ -64,9 +64,9 @@ class AlignmentMonitor(L.Callback):
     ) -> None:
         """The gradient's norm."""
         assert isinstance(pl_module, AlignmentModule)
-        gradient = pl_module.sensors.theta.grad
-        if gradient is not None:
-            pl_module.log("train/gradient_norm", gradient.norm())
+        gradients = [weight.grad for weight in pl_module.weights if weight.grad is not None]
+        if gradients:
+            pl_module.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Step size, residuals, remaining misalignment, Gauss–Newton's report, figures, history."""

@@ -10,9 +10,9 @@ from alignnet.geometry.misalign import (
     Misalignment,
     NoMisalignment,
     misaligned,
-    volume_frames,
 )
 from alignnet.geometry.plane import Plane
+from alignnet.geometry.volumes import Volumes, volume_frames
 from alignnet.geometry.weak_modes import (
     WEAK_MODE_NAMES,
     WEAK_MODES,
@@ -32,6 +32,7 @@ __all__ = [
     "NoMisalignment",
     "Plane",
     "Scatterers",
+    "Volumes",
     "WeakMode",
     "displacement",
     "its2",

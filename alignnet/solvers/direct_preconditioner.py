@@ -96,11 +96,11 @@ def _null_vectors(factor: SparseCholesky) -> Array:
 def direct_preconditioner(hierarchy: Hierarchical, precision: str) -> DirectPreconditioner | None:
     """The preconditioner, or None where it does not apply.
 
-    It takes an assembled matrix, priors on the sensors if there are volumes above them, and enough memory.
+    It takes an assembled matrix, priors on the sensors if these move within volumes, and enough memory.
     """
     problem = hierarchy.problem
     n_own = hierarchy.own.numel()
-    held = bool((hierarchy.weight[:n_own] > 0).any()) or not hierarchy.levels
+    held = bool((hierarchy.weight[:n_own] > 0).any()) or not hierarchy.levels or not bool(hierarchy.own.any())
     if not isinstance(problem, AssembledProblem) or hierarchy.basis is not None or not held:
         return None
     matrix = hierarchy_matrix(hierarchy, of_all_ranks(problem.matrices))

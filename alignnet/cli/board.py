@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from alignnet.evaluation import plots
 from alignnet.evaluation.map_panels import all_layers
 from alignnet.geometry.detector import Detector
+from alignnet.training.board import Board
 
 _FIGURES: dict[str, tuple[str, Callable[[Any], Figure]]] = {
     "dca": ("dca", plots.dca_mean_and_width),
@@ -48,9 +48,9 @@ def show_evaluation(trainer: L.Trainer, metrics: Mapping[str, Any], every: bool 
         metrics: nested as in metrics.json.
         every: also those that nobody has asked for by a key: all but the least known motions.
     """
-    if not isinstance(trainer.logger, TensorBoardLogger):
+    if not isinstance(trainer.logger, Board):
         return
     for key, (tag, draw) in _FIGURES.items():
         if metrics.get(key) and (every or key == "spectrum"):
-            trainer.logger.experiment.add_figure(tag, draw(metrics[key]), trainer.current_epoch)
-    trainer.logger.experiment.flush()
+            trainer.logger.add_figure(tag, draw(metrics[key]), trainer.current_epoch)
+    trainer.logger.flush()

@@ -6,6 +6,8 @@ the key is named, with the keys that come closest to it.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,6 +27,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
+from alignnet.data.atomic import is_full
 from alignnet.errors import AlignnetError, ConfigError
 
 HYDRA_OPTION = re.compile(
@@ -66,6 +69,8 @@ def _text(error: BaseException, config_path: str, config_name: str) -> str | Non
         return _composition(error, config_path, config_name)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if any(is_full(e) for e in _chain(error)):
+        return f"{os.strerror(errno.ENOSPC)}; make room, or write elsewhere: hydra.run.dir=DIR"
     if isinstance(error, RuntimeError) and "gloo" in str(error).lower():
         return "another process of this run has died or cannot be reached; go on with resume=DIR"
     # Lightning is not imported here: --help should not wait for it.

@@ -59,6 +59,8 @@ def main(config: DictConfig) -> None:
         answer=answer,
     )
     trained = trained_metrics(run)
+    log.info("%s: %d sensors, evaluating %s tracks from %s", problem.detector.name, len(problem.detector),
+             f"{len(evaluation.tracks):,}", ", ".join(problem.data.files))  # fmt: skip
     metrics = evaluation.run(run / "evaluation", trained.get("history", []))
     metrics |= _limits(trained, metrics)
     metrics |= {key: trained[key] for key in OF_TRAINING if key in trained}

@@ -22,10 +22,9 @@ from alignnet.evaluation import plots
 from alignnet.evaluation.attention import SensorAnswer, sensor_metrics
 from alignnet.evaluation.dca_sample import VERTICES, check_vertex
 from alignnet.evaluation.decays import decays_of
+from alignnet.evaluation.figures import figures_of
 from alignnet.evaluation.levels import level_metrics, write_levels
 from alignnet.evaluation.numbers import DEFAULT_NUMBERS, NUMBERS, sums_of
-from alignnet.evaluation.physics_plots import physics_figures
-from alignnet.evaluation.quality_plots import quality_figures
 from alignnet.evaluation.residuals import ResidualSummary, residual_summary
 from alignnet.evaluation.stream import TrackStream, events_of
 from alignnet.evaluation.tables import show
@@ -194,15 +193,7 @@ class Evaluation:
                 summaries["after"], summaries["before"], summaries.get("ideal")
             ),
         }
-        if metrics.get("truth"):
-            figures["truth"] = plots.truth_recovery(metrics["truth"], "rigid motions and weak modes removed")
-        if metrics.get("dca"):
-            figures["dca"] = plots.dca_mean_and_width(metrics["dca"])
-        for by, table in metrics.get("dca_by", {}).items():
-            figures[f"dca_{by}"] = plots.dca_mean_and_width(table)
-        figures |= quality_figures(metrics) | physics_figures(metrics)
-        if metrics.get("spectrum"):
-            figures["spectrum"] = plots.spectrum(metrics["spectrum"])
+        figures |= figures_of(metrics)
         if history:
             figures["convergence"] = plots.convergence(history, metrics.get("chi2_per_ndf_ideal"))
         for layer in self.detector.layers:

@@ -113,6 +113,8 @@ def _check(text: str, value: float, limit: float) -> tuple[bool, str]:
 
 def _solved(solution: Solution, tolerance: float) -> tuple[bool, str]:
     """Whether conjugate gradients came to their end, a gain too small to matter included."""
+    if solution.converged and not solution.iterations:
+        return True, "the last step's equations were solved without conjugate gradients"
     if solution.converged:
         return True, f"conjugate gradients done in {solution.iterations} iterations"
     return False, (

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from alignnet.evaluation import physics_plots, quality_plots
-from alignnet.evaluation.report.markup import Column, Html, folded, formula, joined, table
+from alignnet.evaluation.report.markup import Column, Html, element, folded, formula, joined, table
 from alignnet.evaluation.report.numbers import at, known, plural, short, span, whole
 from alignnet.evaluation.report.numbers import table as table_of
 from alignnet.evaluation.report.pictures import Picture, panels
@@ -150,7 +150,9 @@ def decays(report: Report) -> Html:
     """Masses of decays in flight."""
     found = table_of(report.metrics, "decays")
     names: Mapping[str, Any] = next(iter(found.values()), {})
-    if not any(_peak(one[name], "mean") for one in found.values() for name in names):
+    if names and not any(_peak(one[name], "mean") for one in found.values() for name in names):
+        return _no_peak(found)
+    if not names:
         return Html("")
     pictures = [
         Picture(
@@ -174,6 +176,23 @@ def decays(report: Report) -> Html:
         "against p_T and φ. Curvatures that are wrong in one place show as a mean that depends on φ."
     )
     return joined([panels(pictures, caption, "panels wide"), table("Peaks", columns, rows)])
+
+
+def _no_peak(found: Mapping[str, Any]) -> Html:
+    """How many pairs there were, and what may have taken the decays away."""
+    pairs = {
+        f"{_DECAYS.get(name, name)} {geometry}": whole(sum(one[name]["counts"]))
+        for geometry, one in found.items()
+        for name in one
+    }
+    return element(
+        "p",
+        formula(
+            f"No peak was found among the pairs of tracks in the range of masses: {_each(pairs)}. Few "
+            "tracks, a selection of those that point to their vertex (selection.max_dca) and "
+            "evaluation.max_chi2_per_ndf leave out the daughters of decays in flight."
+        ),
+    )
 
 
 def _peak(decay: Mapping[str, Any], key: str) -> Any:

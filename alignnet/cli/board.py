@@ -8,14 +8,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
+import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from alignnet.data.event_table import EventTable, SomeEvents
 from alignnet.data.tracks import Tracks
 from alignnet.evaluation import plots
 from alignnet.evaluation.figures import figures_of
 from alignnet.evaluation.levels import level_metrics
 from alignnet.evaluation.map_panels import all_layers
+from alignnet.evaluation.stream import events_of
 from alignnet.evaluation.summary import Evaluation
 from alignnet.geometry.detector import Detector
 from alignnet.loss.chi2 import HelixChi2
@@ -55,7 +58,7 @@ class TrainingFigures:
 
     def numbers(self, local: Tensor) -> dict[str, Any]:
         """What the sample says with the sensors at `local`, nested as in metrics.json."""
-        some = first_events(self.evaluation.tracks, SAMPLE)
+        some = first_events(self.evaluation.tracks, self.evaluation.detector, SAMPLE)
         now = replace(self.evaluation, tracks=some, after=local)
         with _own_scales(now.loss):
             sums = now.stream().run(now.sums)
@@ -70,11 +73,10 @@ class TrainingFigures:
         return metrics
 
 
-def first_events(tracks: Tracks, n_tracks: int) -> Tracks:
+def first_events(tracks: Tracks | EventTable, detector: Detector, n_tracks: int) -> EventTable:
     """The first events that have `n_tracks` tracks or more together; all where there are fewer."""
-    if len(tracks) <= n_tracks:
-        return tracks
-    return tracks.select((tracks.event <= tracks.event[n_tracks]).nonzero()[0])
+    table = events_of(tracks, detector)
+    return SomeEvents(table, table.first(np.arange(len(table)), n_tracks))
 
 
 @contextmanager

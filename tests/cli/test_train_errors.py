@@ -203,7 +203,7 @@ def test_ctrl_c_says_so_and_ends_with_130(few, tmp_path):
     options = ("optimizer=sgd", "optimizer.lr=1e-12", "trainer.max_epochs=100000", "early_stop=null")
     process = start("train", *few[:-1], *options, f"hydra.run.dir={tmp_path / 'run'}", folder=tmp_path)
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    for _ in range(1200):
+    for _ in range(6000):  # a machine may have much else to do
         if last.exists() or process.poll() is not None:
             break
         time.sleep(0.05)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -58,10 +56,11 @@ def test_the_weights_of_the_epoch_are_left_as_they_were(evaluation):
 
 
 def test_a_sample_is_of_whole_events(evaluation):
-    tracks = evaluation.tracks
-    assert first_events(tracks, SAMPLE) is tracks
-    some = first_events(tracks, 20)
-    assert 20 < len(some) < len(tracks)
+    tracks, detector = evaluation.tracks, evaluation.detector
+    assert first_events(tracks, detector, SAMPLE).n_tracks == len(tracks)
+    table = first_events(tracks, detector, 20)
+    some = table.of(np.arange(len(table)))
+    assert 20 <= len(some) < len(tracks)
     last = some.event.max()
     assert np.array_equal(some.event, tracks.event[tracks.event <= last])
-    assert len(first_events(replace(tracks), 1)) == (tracks.event == tracks.event[0]).sum()
+    assert first_events(tracks, detector, 1).n_tracks == (tracks.event == tracks.event[0]).sum()

@@ -56,7 +56,7 @@ def iterate_records(
     sensors = SensorLayer.of(detector)
     sensors.set_local(local_six)
     labels, cylinders = sensor_labels(detector), cylinders_of(detector)
-    jacobian = sensors.jacobian()
+    jacobian = sensors.motion()
     for first in range(0, len(tracks), BATCH):
         part = tracks.select(np.arange(first, min(first + BATCH, len(tracks))))
         yield records_of(loss, sensors, jacobian, labels, collate(part, detector, cylinders))

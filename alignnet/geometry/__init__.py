@@ -9,6 +9,7 @@ from alignnet.geometry.misalign import (
     Gaussian,
     Misalignment,
     NoMisalignment,
+    SurfaceModes,
     misaligned,
     volume_frames,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "NoMisalignment",
     "Plane",
     "Scatterers",
+    "SurfaceModes",
     "WeakMode",
     "displacement",
     "its2",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alignnet.geometry import rigid
 from alignnet.geometry.detector import Detector
-from alignnet.geometry.surface import Surface, padded
+from alignnet.geometry.surface import padded
 from alignnet.geometry.weak_modes import rigid_motion_basis, weak_mode_basis
 
 
@@ -135,7 +135,7 @@ def _probes(detector: Detector, columns: int) -> Tensor:
 def _displaced(detector: Detector, local: Tensor, turn: Tensor) -> Tensor:
     """How shifts of local sixes, these turns (sensors, 3, 3) and amplitudes move the probe points."""
     uv = _probes(detector, local.shape[-1])
-    surface = Surface(*(field[:, None] for field in detector.surface))
+    surface = detector.surface.spread()
     points = surface.point(uv)
     moved = points @ turn.transpose(-1, -2) + rigid.split_local(local[:, :6])[0][:, None]
     if local.shape[-1] > 6:

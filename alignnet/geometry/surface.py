@@ -38,6 +38,10 @@ class Surface(NamedTuple):
         """The shapes of these rows, of any shape."""
         return Surface(*(field.index_select(0, rows.flatten()).unflatten(0, rows.shape) for field in self))
 
+    def spread(self) -> Surface:
+        """The same shapes with another axis of one, to broadcast against several points of each."""
+        return Surface(self.curvature[..., None], *(field[..., None, :] for field in self[1:]))
+
     def modes(self, uv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """P_i P_j of each mode at `uv` [cm] (..., 2), and its derivatives by u and v [1/cm]; (..., modes)."""
         order = order_of(self.amplitude.shape[-1])

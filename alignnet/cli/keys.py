@@ -47,6 +47,7 @@ class Sensors:
     """Its section `sensors`."""
 
     parametrisation: Literal["local", "global", "affine"]
+    surface_order: int
     start: str | None
     fixed: Section
 

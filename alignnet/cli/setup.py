@@ -55,7 +55,8 @@ def load_problem(config: DictConfig) -> AlignmentProblem:
     first = files[0] if files[0] in roots else None  # of the schema: it may have sensors and truth
     if first is not None:
         check_same_sensors(first, detector)
-    sensors = SensorLayer.of(detector, config.sensors.parametrisation)
+    order = config.sensors.get("surface_order", 0)  # runs of earlier versions have none
+    sensors = SensorLayer.of(detector, config.sensors.parametrisation, order)
     fixed = plain(config.sensors.fixed)
     check_arguments(set_free, fixed, "sensors.fixed", {"sensors": sensors, "detector": detector})
     set_free(sensors, detector, **fixed)

@@ -8,9 +8,9 @@ through the active area
 
 Tracks that are too steep for the grid, and layers without such a surface, are tried against all sensors of
 the layer. Where sensors overlap there are several crossings in a layer. A barrel layer is crossed on the way
-in and on the way out. Each plane is crossed once; sheets that are bent or deformed are met where they are, and
-the straight continuation is tried at both of its points on a bent one. What is not found: crossings of a particle that curls back
-before the layer's mean cylinder, or after it has left.
+in and on the way out. Each plane is crossed once; sheets that are bent or deformed are met where they are,
+and the straight continuation is tried at both of its points on a bent one. What is not found: crossings of a
+particle that curls back before the layer's mean cylinder, or after it has left.
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ class Layer:
         s, uv, _ = met(self.detector, sensor, helix, start, self.flat)
         place = point(helix, s)
         # Newton's search from a far-away, nearly parallel plane may end elsewhere: no crossing.
-        keep = landed(self.detector, sensor, helix, s, self.flat) & (_outside(self.detector, sensor, uv) <= margin)
+        keep = landed(self.detector, sensor, helix, s, self.flat) & (
+            _outside(self.detector, sensor, uv) <= margin
+        )
         if isinstance(self.surface, Cylinder):
             # A crossing belongs to the way in or to the way out, also where all sensors were tried.
             outward = (place[:, :2] * tangent(helix, s)[:, :2]).sum(-1) > 0
@@ -140,7 +142,7 @@ class Layer:
 
 
 def layers_of(detector: Detector) -> list[Layer]:
-    """The layers of a detector as tracks meet them: barrels on the way in and out, discs at +z and −z apart."""
+    """The layers as tracks meet them: barrels on the way in and on the way out, discs at +z and −z apart."""
     layers = []
     for number in detector.layers:
         rows = (detector.layer == number).nonzero().squeeze(-1)

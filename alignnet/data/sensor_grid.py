@@ -219,7 +219,7 @@ def extents(surface: Surface, detector: Detector, sensors: Tensor) -> tuple[Tens
 
 
 def _outline(detector: Detector, sensors: Tensor) -> Tensor:
-    """Global corners of the active areas, widened by the margin (sensors, 4, 3); of bent ones, 2 × 65 points."""
+    """Global corners of the active areas, widened by the margin (sensors, 4, 3); of bent ones 130 points."""
     n = 65 if bool((detector.surface.curvature[sensors] != 0).any()) else 2
     sign = torch.cartesian_prod(*(torch.linspace(-1, 1, k, dtype=torch.float64) for k in (n, 2)))
     uv = detector.centre[sensors][:, None] + sign * (detector.half[sensors] + MARGIN)[:, None]

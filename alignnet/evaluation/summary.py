@@ -147,8 +147,7 @@ class Evaluation:
 
     def residuals(self, local: Tensor) -> ResidualSummary:
         """One pass over the tracks with the sensors at `local`."""
-        sensors = SensorLayer.of(self.detector)
-        sensors.set_local(local)
+        sensors = SensorLayer.at(self.detector, local)
         return residual_summary(self.loss, sensors, self.detector, event_batches(self.tracks, self.detector))
 
     def uncertainty(self) -> dict[str, Any]:

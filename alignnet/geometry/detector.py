@@ -3,10 +3,10 @@
     global = rotation · local + translation
 
 The columns of `rotation` are the global directions of local x (u), y (the normal, w) and z (v); the sensitive
-plane is y = 0, or, where `curvature_radius` is not 0, a sheet that is bent about local z and touches it at the
-local origin (`geometry.surface`). The active area is `half` = (half_u, half_v) around `centre` = (centre_u, centre_v).
-A sensor's `name` is its symbolic path, parents separated by `/`; everything known about half-barrels, staves
-and modules is read from there, so that any detector with such names has a hierarchy.
+plane is y = 0, or, where `curvature_radius` is not 0, a sheet that is bent about local z and touches it at
+the local origin (`geometry.surface`). The active area is `half` = (half_u, half_v) around `centre` =
+(centre_u, centre_v). A sensor's `name` is its symbolic path, parents separated by `/`; everything known about
+half-barrels, staves and modules is read from there, so that any detector with such names has a hierarchy.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ def _check_values(detector: Detector) -> None:
         name, row = _first(detector, around), int(around.nonzero()[0])
         raise GeometryError(
             f"detector {detector.name}: sensor {name} is bent to a radius of "
-            f"{float(detector.curvature_radius[row]):g} cm and reaches {float(reach[row]):g} cm along its arc, "
+            f"{float(detector.curvature_radius[row]):g} cm and reaches {float(reach[row]):g} cm along it, "
             "expected less than half of the circumference"
         )
 

@@ -49,7 +49,9 @@ def its3(
             f"its3: radii {list(radii)} and length {length}, expected ascending radii above {_PIPE[0]} cm"
         )
     if not 0 <= gap < math.pi * radii[0]:
-        raise GeometryError(f"its3: gap is {gap}, expected at least 0 and less than half of the circumference")
+        raise GeometryError(
+            f"its3: gap is {gap}, expected at least 0 and less than half of the circumference"
+        )
     inner = _half_layers(radii, length, gap, x_over_x0, b_z)
     return _joined(inner, its2(b_z)) if outer_barrel else inner
 
@@ -57,9 +59,7 @@ def its3(
 _PIPE = (1.625, 44.4, 0.0014)  # radius and half-length [cm], radiation lengths: 0.5 mm of beryllium
 
 
-def _half_layers(
-    radii: Sequence[float], length: float, gap: float, x_over_x0: float, b_z: float
-) -> Detector:
+def _half_layers(radii: Sequence[float], length: float, gap: float, x_over_x0: float, b_z: float) -> Detector:
     rows = [(layer, half, r) for layer, r in enumerate(radii) for half in range(2)]
     layer, half, radius = torch.tensor(rows, dtype=torch.float64).T
     phi = torch.pi * (half + 0.5)
@@ -88,12 +88,22 @@ def _joined(inner: Detector, full: Detector) -> Detector:
     names = [full.names[i] for i in keep.tolist()]
     if shift:
         names = [_renumbered(name, shift) for name in names]
-    both: dict[str, Tensor] = {
-        key: torch.cat([getattr(inner, key), getattr(full, key)[keep]])
-        for key in ("sensor_id", "rotation", "translation", "half", "centre", "x_over_x0", "curvature_radius")
-    }
-    layer = torch.cat([inner.layer, full.layer[keep] + shift])
-    return replace(inner, names=(*inner.names, *names), layer=layer, **both)
+
+    def both(a: Tensor, b: Tensor) -> Tensor:
+        return torch.cat([a, b[keep]])
+
+    return replace(
+        inner,
+        names=(*inner.names, *names),
+        sensor_id=both(inner.sensor_id, full.sensor_id),
+        layer=both(inner.layer, full.layer + shift),
+        rotation=both(inner.rotation, full.rotation),
+        translation=both(inner.translation, full.translation),
+        half=both(inner.half, full.half),
+        centre=both(inner.centre, full.centre),
+        x_over_x0=both(inner.x_over_x0, full.x_over_x0),
+        curvature_radius=both(inner.curvature_radius, full.curvature_radius),
+    )
 
 
 def _renumbered(name: str, shift: int) -> str:

@@ -1,8 +1,8 @@
 """Where sensors really are: random motions of each level of the hierarchy.
 
 A misalignment is called with a `Detector` and returns the local six of every sensor, (sensors, 6) float64,
-which `misaligned` turns into the detector as it really stands. Amplitudes of deformed surfaces, where there are
-any, are further columns (`geometry.surface`).
+which `misaligned` turns into the detector as it really stands. Amplitudes of deformed surfaces, where there
+are any, are further columns (`geometry.surface`).
 
 A volume (a stave, say) has a frame V (`volume_frames`). Its motion d is drawn in that frame, and M = V d V⁻¹
 is the same motion in the global frame. A child is carried along by its parents and moves in the frame where
@@ -43,6 +43,7 @@ __all__ = [
     "Gaussian",
     "Misalignment",
     "NoMisalignment",
+    "Only",
     "SurfaceModes",
     "WeakMode",
     "displacement",
@@ -148,7 +149,9 @@ class SurfaceModes:
 
     def __call__(self, detector: Detector) -> Tensor:
         """Local sixes of 0 and the amplitudes, (sensors, 6 + modes)."""
-        sigma = torch.as_tensor(self.amplitude, dtype=torch.float64).expand(self.order - 1 if self.order else 0)
+        sigma = torch.as_tensor(self.amplitude, dtype=torch.float64).expand(
+            self.order - 1 if self.order else 0
+        )
         of_mode = sigma[[i + j - 2 for i, j in mode_numbers(self.order)]]
         generator = _generator(self.seed, "surface")
         draw = torch.randn(len(detector), len(of_mode), generator=generator, dtype=torch.float64)
@@ -171,6 +174,32 @@ class Composed:
             moved = misaligned(moved, part(moved))
         six = rigid.local_of(detector.rotation, detector.translation, moved.rotation, moved.translation)
         return torch.cat([six, moved.surface.amplitude], -1)
+
+
+@dataclass(frozen=True)
+class Only:
+    """A misalignment of some layers; the sensors of the others stay where they are.
+
+    Args:
+        part: what moves the sensors of these layers.
+        layers: their numbers.
+    """
+
+    part: Misalignment
+    layers: Sequence[int]
+
+    def __call__(self, detector: Detector) -> Tensor:
+        """The local six, (sensors, 6), as `part` gives them or 0.
+
+        Raises:
+            GeometryError: the detector has no such layer.
+        """
+        if missing := sorted(set(self.layers) - set(detector.layers)):
+            raise GeometryError(
+                f"misalignment of layers {missing}; detector {detector.name} has {detector.layers}"
+            )
+        moves = torch.isin(detector.layer, torch.tensor(list(self.layers), dtype=torch.int64))
+        return self.part(detector) * moves[:, None]
 
 
 def misaligned(detector: Detector, local: Tensor) -> Detector:

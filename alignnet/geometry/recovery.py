@@ -1,9 +1,10 @@
 """How far an alignment is from the truth, once what no data can fix is taken away.
 
 The displacement between two placements of a sensor is taken at five points, its four corners and its centre,
-along its own u, v and w; of bent sensors and deformed surfaces, which five points do not show, at 5 × 5 points
-over the active area, along u, v and w as they are there. Rigid motions of the whole detector (and, stated apart, the weak modes) are removed
-by least squares over the selected sensors before the r.m.s. is quoted (docs/physics.md, Figures of merit).
+along its own u, v and w; of bent sensors and deformed surfaces, which five points do not show, at 5 × 5
+points over the active area, along u, v and w as they are there. Rigid motions of the whole detector (and,
+stated apart, the weak modes) are removed by least squares over the selected sensors before the r.m.s. is
+quoted (docs/physics.md, Figures of merit).
 """
 
 from __future__ import annotations
@@ -86,13 +87,11 @@ class Recovery:
         if weak_modes:
             basis = torch.cat([basis, weak_mode_basis(detector), shears(detector)])
         basis = padded(basis, columns)
-        columns = torch.stack(
-            [displacement_rate(detector, mode) for mode in basis], -1
-        )  # sensors, points, 3, modes
-        size = columns[selected].square().sum((0, 1, 2)).sqrt()
+        moved = torch.stack([displacement_rate(detector, mode) for mode in basis], -1)
+        size = moved[selected].square().sum((0, 1, 2)).sqrt()  # of (sensors, points, 3, modes)
         # A mode that does not move these sensors is rounding errors, not a direction.
         moves = size > 1e-9 * size.amax()
-        self.columns = columns[..., moves] / size[moves]
+        self.columns = moved[..., moves] / size[moves]
         self._q = _orthonormal(self.columns[selected].flatten(0, 2))
 
     def remove(self, displacement: Tensor) -> Tensor:
@@ -101,7 +100,7 @@ class Recovery:
         return (flat - self._q @ (self._q.T @ flat)).view(-1, *displacement.shape[1:])
 
     def per_layer(self, displacement: Tensor) -> dict[int, list[float]]:
-        """R.m.s. along u, v, w [cm] of each layer with selected sensors, of displacements (sensors, points, 3)."""
+        """R.m.s. along u, v, w [cm] of each layer with selected sensors, from (sensors, points, 3)."""
         return self._rms(self.remove(displacement))
 
     def per_layer_alone(self, displacement: Tensor) -> dict[int, list[float]]:

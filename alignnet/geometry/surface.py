@@ -71,7 +71,7 @@ class Surface(NamedTuple):
         return torch.stack(parts, -1)
 
     def axes(self, uv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit vectors of the tangent plane and its normal, u, v and w = v×u, in local x, y, z; (..., 3) each.
+        """Unit vectors of the tangent plane and its normal, u, v and w = v×u, in local x, y, z (..., 3).
 
         u is along the sheet's lines of constant v.
         """
@@ -118,7 +118,11 @@ def mode_names(order: int) -> tuple[str, ...]:
 
 def n_modes(order: int) -> int:
     """Number of modes of an order: 0, 3, 7, 12, …; ConfigError for what is no order."""
-    if isinstance(order, bool) or not isinstance(order, int) or order not in (0, *range(2, LARGEST_ORDER + 1)):
+    if (
+        isinstance(order, bool)
+        or not isinstance(order, int)
+        or order not in (0, *range(2, LARGEST_ORDER + 1))
+    ):
         raise ConfigError(
             f"sensors.surface_order is {order!r}, expected 0 for none, or 2 (three bows) to {LARGEST_ORDER}"
         )
@@ -139,7 +143,7 @@ def column_names(columns: int) -> tuple[str, ...]:
 
 
 def padded(local: Tensor, columns: int) -> Tensor:
-    """A table of local sixes (..., c) with amplitudes of 0 up to so many columns (never fewer than it has)."""
+    """A table of local sixes with amplitudes of 0 up to so many columns, and never fewer than it has."""
     return torch.nn.functional.pad(local, (0, max(0, columns - local.shape[-1])))
 
 

@@ -1,12 +1,14 @@
 """Forward discs, and a barrel with endcaps as large experiments have them, from a handful of numbers.
 
-A disc is made of rings of rectangular sensors, neighbours of a ring in front of each other by turns so that they
-overlap: u along +φ, v outwards, w along +z. A barrel layer is made of ladders, each tilted none, every other one
-further out: u along +φ, v along z, w towards the beam line. Lengths in cm.
+A disc is made of rings of rectangular sensors, neighbours of a ring in front of each other by turns so that
+they
+overlap: u along +φ, v outwards, w along +z. A barrel layer is made of ladders, each tilted none, every other
+one further out: u along +φ, v along z, w towards the beam line. Lengths in cm.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -52,7 +54,8 @@ def discs(
         GeometryError: a list is empty or does not ascend, or a length cannot be used.
     """
     parts = [
-        _disc(f"Forward/Disc{i}", i, place, radii, stagger, overlap, sensor_length) for i, place in enumerate(z)
+        _disc(f"Forward/Disc{i}", i, place, radii, stagger, overlap, sensor_length)
+        for i, place in enumerate(z)
     ]
     return _detector("discs", parts, x_over_x0, b_z)
 
@@ -71,8 +74,8 @@ def barrel_endcap(
 ) -> Detector:
     """A barrel of ladders closed by discs on both sides, as of ATLAS (2 T) or CMS (3.8 T), in small numbers.
 
-    Names are Tracker/BarrelLayer0/Ladder0/Module0 and Tracker/EndcapPlus0/Ring0/Module0 (EndcapMinus at z < 0);
-    layers are numbered from the beam line outwards, then the discs at +z, then those at −z.
+    Names are Tracker/BarrelLayer0/Ladder0/Module0 and Tracker/EndcapPlus0/Ring0/Module0 (EndcapMinus at z <
+    0); layers are numbered from the beam line outwards, then the discs at +z, then those at −z.
 
     Args:
         radii: of the barrel's layers [cm], ascending.
@@ -93,14 +96,16 @@ def barrel_endcap(
     _ascending("endcap_z", endcap_z)
     if endcap_z[0] <= half_length or modules < 1:
         raise GeometryError(
-            f"endcap_z begins at {endcap_z[0]} and modules is {modules}, expected discs beyond the barrel's half_length "
-            f"of {half_length} cm and at least 1 module"
+            f"endcap_z begins at {endcap_z[0]} and modules is {modules}, expected discs beyond the "
+            f"half_length of {half_length} cm and at least 1 module"
         )
     parts = [_barrel(i, r, half_length, ladder_width, modules, overlap) for i, r in enumerate(radii)]
     for side, sign in (("Plus", 1.0), ("Minus", -1.0)):
         for i, place in enumerate(endcap_z):
             name = f"Tracker/Endcap{side}{i}"
-            parts.append(_disc(name, len(parts), sign * place, endcap_radii, 0.5, overlap, sensor_length, "Module"))
+            parts.append(
+                _disc(name, len(parts), sign * place, endcap_radii, 0.5, overlap, sensor_length, "Module")
+            )
     return _detector("barrel and endcaps", parts, x_over_x0, b_z)
 
 
@@ -114,15 +119,15 @@ def _disc(
     length: float,
     word: str = "Sensor",
 ) -> _Sensors:
-    """Rings of an even number of sensors; a sensor spans the ring's width and covers its part of its outer edge."""
+    """Rings of an even number of sensors, each as wide as its part of the ring's outer edge."""
     _ascending("radii of rings", radii)
     if len(radii) < 2 or not stagger > 0 or not overlap >= 0 or not length > 0:
         raise GeometryError(
-            f"rings at radii {list(radii)} with stagger {stagger}, overlap {overlap} and sensors of {length} cm: "
+            f"rings at radii {list(radii)}, stagger {stagger}, overlap {overlap}, sensors of {length} cm: "
             "expected at least two radii, and lengths > 0"
         )
     names, phi, r, height, half = [], [], [], [], []
-    for ring, (low, high) in enumerate(zip(radii[:-1], radii[1:], strict=True)):
+    for ring, (low, high) in enumerate(itertools.pairwise(radii)):
         n = 2 * max(2, math.ceil(math.pi * high / length))
         for i in range(n):
             names.append(f"{name}/Ring{ring}/{word}{i}")
@@ -134,13 +139,15 @@ def _disc(
     place = torch.tensor(r, dtype=torch.float64)[:, None] * out
     place = place + (z + torch.tensor(height, dtype=torch.float64))[:, None] * beam
     layers = torch.full((len(names),), layer)
-    return _Sensors(names, layers, torch.stack([along, beam, out], -1), place, torch.tensor(half, dtype=torch.float64))
+    return _Sensors(
+        names, layers, torch.stack([along, beam, out], -1), place, torch.tensor(half, dtype=torch.float64)
+    )
 
 
 def _barrel(
     layer: int, radius: float, half_length: float, width: float, modules: int, overlap: float
 ) -> _Sensors:
-    """An even number of ladders, every other one further out by 6 % of the radius or 0.5 cm, if that is less."""
+    """An even number of ladders, every other one further out by 6 % of the radius, 0.5 cm at most."""
     n = 2 * max(3, math.ceil(math.pi * radius / width))
     step = min(0.06 * radius, 0.5)
     rows = [(i, j) for i in range(n) for j in range(modules)]
@@ -186,5 +193,5 @@ def _detector(name: str, parts: Sequence[_Sensors], x_over_x0: float, b_z: float
 
 
 def _ascending(name: str, values: Sequence[float]) -> None:
-    if not values or not all(a < b for a, b in zip(values[:-1], values[1:], strict=True)) or values[0] <= 0:
+    if not values or not all(a < b for a, b in itertools.pairwise(values)) or values[0] <= 0:
         raise GeometryError(f"{name} is {list(values)}, expected numbers > 0 in ascending order")

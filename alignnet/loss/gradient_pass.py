@@ -30,7 +30,7 @@ from alignnet.loss.track_store import TrackStore
 from alignnet.physics import helix as hx
 from alignnet.physics.jit import in_threads, pays
 from alignnet.physics.trackfit import derivatives, residuals, step
-from alignnet.sensors.parametrisation import Affine, RigidLocal
+from alignnet.sensors.parametrisation import RigidLocal
 from alignnet.sensors.sensor import SensorLayer
 
 _PART = 1024  # tiles of a part
@@ -113,7 +113,7 @@ class GradientPass:
 
     @staticmethod
     def _is_rigid(sensors: SensorLayer) -> bool:
-        return not (isinstance(sensors.parametrisation, Affine) or sensors.is_curved)
+        return sensors.is_rigid and not sensors.is_curved
 
 
 class _Forces:

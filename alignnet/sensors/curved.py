@@ -1,8 +1,8 @@
 """Hits on bent or deformed sensors: their tangent planes, and how residuals there follow the sensor.
 
 A hit is compared with the track in the plane that touches the sheet at its measured position. Where the track
-crosses δ away from it, the sheet is k δ²/2 off this plane, so that the residual is wrong by that times the slope:
-at 18 mm radius and 45° by 0.3 µm for δ = 100 µm, by 1 nm for 5 µm, which an aligned sensor has.
+crosses δ away from it, the sheet is k δ²/2 off this plane, so that the residual is wrong by that times the
+slope: at 18 mm radius and 45° by 0.3 µm for δ = 100 µm, by 1 nm for 5 µm, which an aligned sensor has.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ def response(
 ) -> Tensor:
     """Change of hits' residuals by Θ of their sensors, (..., 2, dof).
 
-    A sheet that moves by δ(p) at the predicted point p changes r_u by −(û − (t_u/t_n) ŵ) · δ(p), and r_v alike;
-    rigid motions move p by A p + a, and a mode of amplitude a_ij by P_i P_j along the undeformed normal.
+    A sheet that moves by δ(p) at the predicted point p changes r_u by −(û − (t_u/t_n) ŵ) · δ(p), and r_v
+    alike; rigid motions move p by A p + a, and a mode of amplitude a_ij by P_i P_j along the undeformed
+    normal.
 
     Args:
         sheet: of all sensors as they stand.

@@ -6,8 +6,8 @@ s̃ ∈ [−1, 1]² over the active area; W (3×2) and b (3) are corrections, ze
 come from the degrees of freedom Θ through a `Parametrisation` in every forward pass, so that autograd carries
 ∇_Φ C → (∂Φ/∂Θ)ᵀ ∇_Φ C. One class serves one sensor or any batch: 24,120 sensors are one stacked parameter.
 
-A sensor that is bent, or whose surface has modes, is the layer applied to the points of its sheet: u and v give
-a point of the sheet in the local frame (`geometry.surface`), and the layer takes this to where it is.
+A sensor that is bent, or whose surface has modes, is the layer applied to the points of its sheet: u and v
+give a point of the sheet in the local frame (`geometry.surface`), and the layer takes this to where it is.
 """
 
 from __future__ import annotations
@@ -71,26 +71,26 @@ class SensorLayer(nn.Module):
         self.register_buffer("curvature", flat, persistent=False)
         self.surface_order, self.n_modes = surface_order, n_modes(surface_order)
         self.is_curved = bool((flat != 0).any()) or self.n_modes > 0
-        if self.is_curved and isinstance(self.parametrisation, Affine):
+        if self.is_curved and not self.is_rigid:
             raise ConfigError(
-                "sensors.parametrisation=affine is for flat sensors without surface modes; choose local or global"
+                "sensors.parametrisation=affine is for flat sensors without modes; choose local or global"
             )
         n_dof = len(self.dof_names)
         self.theta = nn.Parameter(translation.new_zeros(*translation.shape[:-1], n_dof))
         self.register_buffer("free", torch.ones_like(self.theta, dtype=torch.bool))
 
     @classmethod
-    def of(
-        cls, detector: Detector, parametrisation: str = "local", surface_order: int = 0
-    ) -> SensorLayer:
+    def of(cls, detector: Detector, parametrisation: str = "local", surface_order: int = 0) -> SensorLayer:
         """All sensors of a detector, at their nominal places.
 
         Raises:
-            ConfigError: there is no such parametrisation or order, or the parametrisation is for flat sensors.
+            ConfigError: there is no such parametrisation or order, or the parametrisation is for flat
+                sensors.
         """
-        columns = (detector.rotation, detector.translation, detector.half, detector.centre)
         curvature = curvature_of(detector.curvature_radius)
-        return cls(*(column.clone() for column in columns), parametrisation, curvature, surface_order)
+        rotation, translation = detector.rotation.clone(), detector.translation.clone()
+        half, centre = detector.half.clone(), detector.centre.clone()
+        return cls(rotation, translation, half, centre, parametrisation, curvature, surface_order)
 
     @classmethod
     def at(cls, detector: Detector, local: Tensor) -> SensorLayer:
@@ -120,6 +120,11 @@ class SensorLayer(nn.Module):
         return (*self.parametrisation.names, *mode_names(self.surface_order))
 
     @property
+    def is_rigid(self) -> bool:
+        """Whether the first six of Θ are a rigid motion: three lengths and three angles."""
+        return not isinstance(self.parametrisation, Affine)
+
+    @property
     def frame(self) -> Frame:
         """The constants that Θ → Φ needs."""
         return Frame(self.rotation, self.translation, self.half_length, self.centre)
@@ -146,7 +151,7 @@ class SensorLayer(nn.Module):
 
     @torch.no_grad()
     def motion(self) -> Tensor:
-        """What `Block.derivative` takes: ∂(W, b)/∂Θ (sensors, 9, dof), or, of curved sensors, the unit matrix.
+        """What `Block.derivative` takes: ∂(W, b)/∂Θ (sensors, 9, dof); of curved sensors, the unit matrix.
 
         The blocks of these hold each hit's derivatives by Θ themselves (`hit_response`).
         """
@@ -156,8 +161,10 @@ class SensorLayer(nn.Module):
         return torch.eye(n_dof, dtype=self.theta.dtype, device=self.theta.device).repeat(n, 1, 1)
 
     @torch.no_grad()
-    def hit_response(self, planes: Plane, slope: Tensor, residual: Tensor, uv: Tensor, sensor: Tensor) -> Tensor:
-        """Change of hits' residuals by Θ of their curved sensors, (..., 2, dof); (..., 2, 0) where all are flat.
+    def hit_response(
+        self, planes: Plane, slope: Tensor, residual: Tensor, uv: Tensor, sensor: Tensor
+    ) -> Tensor:
+        """Change of hits' residuals by Θ of their sensors, (..., 2, dof); (..., 2, 0) where all are flat.
 
         Args:
             planes: of the hits (`planes`).
@@ -259,14 +266,14 @@ class SensorLayer(nn.Module):
 
     @torch.no_grad()
     def set_local(self, local: Tensor) -> None:
-        """Put the sensors where the local six (*batch, 6) says, their surfaces as further columns do, or flat.
+        """Put the sensors where the local six (*batch, 6) says; further columns are amplitudes of surfaces.
 
         Raises:
             GeometryError: there are amplitudes of more modes than these sensors have.
         """
         if (extra := local.shape[-1] - 6 - self.n_modes) > 0 and bool((local[..., -extra:] != 0).any()):
             raise GeometryError(
-                f"the sensors' surfaces have amplitudes of order {order_of(local.shape[-1] - 6)}, expected up to "
+                f"the surfaces have amplitudes of order {order_of(local.shape[-1] - 6)}, expected up to "
                 f"{self.surface_order}; raise sensors.surface_order"
             )
         six, modes = padded(local.to(self.theta), 6 + self.n_modes)[..., : 6 + self.n_modes].split(

@@ -35,12 +35,13 @@ class AssembledProblem(Problem):
     """`Problem` with an assembled H; blocks are added one by one.
 
     Args:
-        sensors: gives `SensorLayer.motion` at the point of linearisation, and which degrees of freedom are free.
+        sensors: gives `SensorLayer.motion` at the point of linearisation, and which degrees of freedom are
+            free.
     """
 
     def __init__(self, sensors: SensorLayer) -> None:
         self.blocks, self.dtype = [], torch.float64
-        self.free = sensors.free.double()
+        self.free, self.is_rigid = sensors.free.double(), sensors.is_rigid
         self.jacobian = sensors.motion().double() * self.free[:, None]
         n, n_dof = self.free.shape
         self._pairs = [PairBlocks(n, n_dof) for _ in range(min(torch.get_num_threads(), _MOST_SHARES))]

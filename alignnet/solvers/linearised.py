@@ -13,8 +13,8 @@ track's slopes t_u/t_n and t_v/t_n in the sensor's frame, its residual changes b
 
 with s̃ at the *predicted* position, where this is exact for rigid motions. So a hit needs four numbers (two
 slopes, two coordinates), and ∂Φ/∂Θ is applied once for each sensor; hits on bent sensors, or on ones whose
-surfaces have modes, hold their derivatives by Θ (`SensorLayer.hit_response`). Where events' origins are fitted, they
-are projected out too.
+surfaces have modes, hold their derivatives by Θ (`SensorLayer.hit_response`). Where events' origins are
+fitted, they are projected out too.
 """
 
 from __future__ import annotations

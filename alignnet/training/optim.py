@@ -19,7 +19,7 @@ from torch import Tensor
 from alignnet.errors import ConfigError
 from alignnet.geometry.detector import Detector
 from alignnet.sensors.hierarchy import theta_motions
-from alignnet.sensors.parametrisation import RigidLocal
+from alignnet.sensors.parametrisation import Affine, RigidLocal
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.assembled import Collection
 from alignnet.solvers.constrained import ConstrainedPreconditioner, Constraints, minimised
@@ -83,7 +83,7 @@ class PreconditionedSGD(torch.optim.Optimizer):
             ndf: degrees of freedom of a mean batch, the cost's denominator.
             share: of a mean batch in the training events.
         """
-        local = self._inverse(blocks, share)
+        local = self._inverse(blocks, share, batches[0].is_rigid)
         largest = max(largest_eigenvalue(batch, local) for batch in batches)
         parameter = self.param_groups[0]["params"][0]
         free = batches[0].free  # what is fixed does not even move by rounding errors
@@ -93,12 +93,13 @@ class PreconditionedSGD(torch.optim.Optimizer):
         self.state[parameter]["largest"] = largest
         return largest
 
-    def _inverse(self, blocks: Tensor, share: float) -> BlockJacobi:
+    def _inverse(self, blocks: Tensor, share: float, rigid: bool) -> BlockJacobi:
         if self.block == "diagonal":
             blocks = torch.diag_embed(blocks.diagonal(dim1=-2, dim2=-1))
         n_dof = blocks.shape[-1]
         weight = prior_weight(self.tolerance)
-        weight = weight if n_dof == 6 else weight[:1].expand(n_dof)
+        lengths = weight[:1].expand(n_dof)  # W and b of `affine`, and amplitudes of surfaces
+        weight = torch.cat([weight, lengths[6:]]) if rigid else lengths
         return BlockJacobi(blocks + torch.diag(weight * share))
 
     @torch.no_grad()
@@ -178,6 +179,7 @@ class GaussNewton(torch.optim.Optimizer):
         gauge: whether the answer shall have no rigid motion of the whole detector, exactly.
         zero_mean: levels in whose volumes the sensors' own displacements shall have no common rigid motion,
             exactly.
+        surface_prior: width of the prior of amplitudes of the sensors' surfaces [cm]; null for none.
     """
 
     def __init__(
@@ -194,7 +196,12 @@ class GaussNewton(torch.optim.Optimizer):
         converged_step: float = 2e-4,
         gauge: bool = False,
         zero_mean: Sequence[str] = (),
+        surface_prior: float | None = None,
     ) -> None:
+        if surface_prior is not None and not surface_prior > 0:
+            raise ConfigError(
+                f"optimizer.surface_prior is {surface_prior}; expected a length > 0 in cm, or null"
+            )
         if precision not in ("float64", "float32"):
             raise ConfigError(f"optimizer.precision is {precision!r}; choose float64 or float32")
         if not lr > 0 or not min_hits >= 0:
@@ -216,6 +223,7 @@ class GaussNewton(torch.optim.Optimizer):
         self.dtype: torch.dtype = getattr(torch, precision)
         self.level_priors = {name: _pair(name, sigma) for name, sigma in (levels or {}).items()}
         self.sensor_prior = _pair("sensor", sensor_prior)
+        self.surface_prior = surface_prior
         self.gauge, self.zero_mean = bool(gauge), tuple(zero_mean)
         self.min_hits, self.tolerance, self.max_iterations = min_hits, tolerance, max_iterations
         self.tracks = Collection()
@@ -232,7 +240,7 @@ class GaussNewton(torch.optim.Optimizer):
             ConfigError: a level that neither has, or the sensors have a prior, but not the six degrees of
                 freedom that it is for.
         """
-        if self.sensor_prior is not None and sensors.theta.shape[-1] != 6:
+        if self.sensor_prior is not None and isinstance(sensors.parametrisation, Affine):
             raise ConfigError(
                 "optimizer.sensor_prior is for six degrees of freedom a sensor; "
                 "set optimizer.sensor_prior=null with sensors.parametrisation=affine"
@@ -261,21 +269,34 @@ class GaussNewton(torch.optim.Optimizer):
         assert self._sensors is not None
         problem = self.tracks.problem(self._sensors)
         moves = problem.hits() >= self.min_hits
-        hierarchy = Hierarchical(
-            problem, self._levels, prior_weight(self.sensor_prior), moves, self._own_basis()
-        )
+        hierarchy = Hierarchical(problem, self._levels, self._own_weight(), moves, self._own_basis())
         precision = "float32" if len(hierarchy) > _SINGLE else "float64"
         inverse = direct_preconditioner(hierarchy, precision) or hierarchy.preconditioner()
         constraints = Constraints(hierarchy, self._whole, self._volumes)
         return hierarchy, ConstrainedPreconditioner(inverse, constraints) if len(constraints) else inverse
+
+    def _own_weight(self) -> Tensor:
+        """1/σ² of the sensors' own priors, those of surfaces last; (6,) where there are none."""
+        assert self._sensors is not None
+        weight = prior_weight(self.sensor_prior)
+        if not self._sensors.n_modes:
+            return weight
+        modes = 0.0 if self.surface_prior is None else self.surface_prior**-2
+        return torch.cat([weight, weight.new_full((self._sensors.n_modes,), modes)])
 
     def _own_basis(self) -> Tensor | None:
         """The motions in their own frame that a prior of the sensors is about; None where these are Θ."""
         assert self._sensors is not None
         if self.sensor_prior is None or isinstance(self._sensors.parametrisation, RigidLocal):
             return None
-        six = torch.eye(6, dtype=torch.float64).expand(len(self._sensors.theta), 6, 6)
-        return theta_motions(self._sensors, six.to(self._sensors.theta.device))
+        n, n_modes = len(self._sensors.theta), self._sensors.n_modes
+        six = torch.eye(6, dtype=torch.float64).expand(n, 6, 6)
+        basis = torch.nn.functional.pad(
+            theta_motions(self._sensors, six.to(self._sensors.theta.device)), (0, n_modes)
+        )
+        if n_modes:
+            basis[:, -n_modes:, -n_modes:] = torch.eye(n_modes).to(basis)
+        return basis
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]

@@ -201,13 +201,6 @@ def test_rotating_detector_and_tracks_about_z_gives_the_same_crossings(barrel):
     torch.testing.assert_close(first.uv, second.uv, rtol=0, atol=1e-10)
 
 
-def test_a_bent_sensor_is_refused():
-    detector = telescope([1.0, 2.0], 1.0, 1.0)
-    bent = replace(detector, curvature_radius=torch.tensor([0.0, 3.0], dtype=torch.float64))
-    with pytest.raises(GeometryError, match=r"telescope/plane1.*bent"):
-        layers_of(bent)
-
-
 @pytest.fixture(scope="module")
 def acts(acts_sample):
     """Tracks that ACTS simulated with scattering in a misaligned detector, and our unscattered crossings."""

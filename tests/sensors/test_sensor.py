@@ -215,13 +215,6 @@ def test_affine_moves_a_sensor_in_ways_that_no_rigid_motion_does():
     assert length == pytest.approx(1.01 * 2 * float(SMALL.half[0, 0]), rel=1e-12)
 
 
-def test_a_bent_sensor_is_refused_by_name():
-    radius = torch.zeros(len(SMALL), dtype=torch.float64)
-    radius[5] = 4.0
-    with pytest.raises(GeometryError, match=SMALL.names[5]):
-        SensorLayer.of(replace(SMALL, curvature_radius=radius))
-
-
 def test_an_unknown_parametrisation_is_refused_with_the_choices():
     with pytest.raises(ConfigError, match=r"'euler'.*affine.*global.*local"):
         SensorLayer.of(SMALL, "euler")

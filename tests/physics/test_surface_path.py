@@ -26,7 +26,10 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 def sheets(curvature: float, modes: int = 7, size: float = 0.005) -> Sheet:
     """Random sheets of a curvature."""
-    half, centre = torch.tensor([1.0, 2.0]).double().repeat(N, 1), torch.tensor([0.1, 0.2]).double().repeat(N, 1)
+    half, centre = (
+        torch.tensor([1.0, 2.0]).double().repeat(N, 1),
+        torch.tensor([0.1, 0.2]).double().repeat(N, 1),
+    )
     surface = Surface(torch.full((N,), curvature).double(), half, centre, size * drawn(N, modes, seed=1))
     return Sheet(rigid.exp(drawn(N, 3, seed=2)), drawn(N, 3, seed=3), surface)
 
@@ -105,7 +108,9 @@ def test_gradients_of_the_place_of_crossing(curvature):
     ]  # fmt: skip
 
     def crossed(*of: Tensor) -> Tensor:
-        moved = Sheet(of[3], of[4], Surface(of[5], sheet.surface.half[some], sheet.surface.centre[some], of[6]))
+        moved = Sheet(
+            of[3], of[4], Surface(of[5], sheet.surface.half[some], sheet.surface.centre[some], of[6])
+        )
         return path_to_sheet(Helix(*of[:3]), moved, s[some])
 
     assert gradcheck(crossed, [leaf.clone().requires_grad_() for leaf in leaves])
@@ -115,10 +120,14 @@ def test_a_line_meets_the_cylinder_twice():
     flat = torch.zeros(1, 0).double()
     two = torch.ones(1, 2).double()
     sheet = Sheet(
-        torch.eye(3).double()[None], torch.zeros(1, 3).double(), Surface(torch.tensor([0.5]).double(), two, 0 * two, flat)
+        torch.eye(3).double()[None],
+        torch.zeros(1, 3).double(),
+        Surface(torch.tensor([0.5]).double(), two, 0 * two, flat),
     )  # the axis is at y = 2
     across = Helix(
-        torch.tensor([[1.0, -3.0, 0.0]]).double(), torch.tensor([[0.0, 1.0, 0.0]]).double(), torch.zeros(1).double()
+        torch.tensor([[1.0, -3.0, 0.0]]).double(),
+        torch.tensor([[0.0, 1.0, 0.0]]).double(),
+        torch.zeros(1).double(),
     )
     far, near = line_to_cylinder(across, sheet)[0].tolist()
     assert near == pytest.approx(3 + 2 - math.sqrt(3))

@@ -118,7 +118,9 @@ def test_the_touching_plane_tells_residuals_but_for_the_sagitta(miss):
     slope = planes.slopes(helix.direction).norm(dim=-1)
     off, expected = (seen[:, 0] - exact).norm(dim=-1), sagitta * slope
     shallow = slope < 1
-    assert torch.allclose(off[shallow], expected[shallow], rtol=0.05, atol=1e-3 * float(expected.detach().max()))
+    assert torch.allclose(
+        off[shallow], expected[shallow], rtol=0.05, atol=1e-3 * float(expected.detach().max())
+    )
 
 
 def test_turning_the_whole_detector_changes_no_residual():
@@ -146,7 +148,9 @@ def test_places_and_amplitudes_come_back(parametrisation):
 
 def test_amplitudes_beyond_the_order_are_refused():
     layer, local = SensorLayer.of(FLAT, surface_order=2), SurfaceModes(3, 0.01)(FLAT)
-    with pytest.raises(GeometryError, match=r"amplitudes of order 3, expected up to 2; raise sensors.surface_order"):
+    with pytest.raises(
+        GeometryError, match=r"amplitudes of order 3, expected up to 2; raise sensors.surface_order"
+    ):
         layer.set_local(local)
 
 

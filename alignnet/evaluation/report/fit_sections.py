@@ -119,8 +119,7 @@ def _pulls(metrics: Mapping[str, Any]) -> Html:
     names = [*_DOF, *(name for name in _MODES if any(name in row for row in found.values())), "all"]
     columns = [Column("layer", True), *map(Column, names)]
     rows = [
-        [name.removeprefix("layer"), *(short(at(row, dof)) for dof in names)]
-        for name, row in found.items()
+        [name.removeprefix("layer"), *(short(at(row, dof)) for dof in names)] for name, row in found.items()
     ]
     caption = (
         "Pulls: width of (answer − truth) / σ, rigid motions removed; 1 where the errors cover the truth"

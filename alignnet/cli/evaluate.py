@@ -77,7 +77,7 @@ def _answer(run: Path, detector: Detector) -> SensorAnswer:
     table, n = read_alignment_table(run / "alignment.root"), len(detector)
     rows = detector.rows(table.sensor_id)
     n_hits, status = torch.zeros(n, dtype=torch.int64), torch.full((n,), FIXED, dtype=torch.int8)
-    error = torch.full((n, 6), torch.nan, dtype=torch.float64)
+    error = torch.full((n, table.error.shape[1]), torch.nan, dtype=torch.float64)
     n_hits[rows], status[rows] = torch.from_numpy(table.n_hits), torch.from_numpy(table.status)
     error[rows] = torch.from_numpy(table.error)
     return SensorAnswer(n_hits, status, error)

@@ -56,7 +56,9 @@ def main(config: DictConfig) -> None:
         write_table(output, detector, local, error, table.n_hits, table.status, kind)
     else:
         fixed = np.where(_fixed(table), -1.0, 0.0)
-        write_result(output, sensor_labels(detector), table.local, fixed, error=table.error)
+        write_result(
+            output, sensor_labels(detector, table.local.shape[1]), table.local, fixed, error=table.error
+        )
     log.info("%s: %d sensors aligned, %d fixed, %d with too few hits",
              detector.name, *(int((table.status == status).sum()) for status in (0, 1, 2)))  # fmt: skip
     log.info("written: %s", output)
@@ -117,7 +119,7 @@ def _write_tracks(path: Path, trained: DictConfig, table: AlignmentTable) -> Non
 
     problem = load_problem(trained)
     n_tracks = problem.data.part_size("train")
-    labels, fixed = sensor_labels(problem.detector), _fixed(table)
+    labels, fixed = sensor_labels(problem.detector, table.local.shape[1]), _fixed(table)
     steering = _steering_of(path)
     count, seen = 0, np.zeros(labels.max() + 1, dtype=bool)
     with MilleWriter(path) as writer:

@@ -48,6 +48,7 @@ class Sensors:
     """Its section `sensors`."""
 
     parametrisation: Literal["local", "global", "affine", "field"]
+    surface_order: int
     start: str | None
     fixed: Section
     field: Section = field(default_factory=dict)

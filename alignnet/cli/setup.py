@@ -59,8 +59,11 @@ def load_problem(config: DictConfig) -> AlignmentProblem:
     first = files[0] if files[0] in roots else None  # of the schema: it may have sensors and truth
     if first is not None:
         check_same_sensors(first, detector)
-    kind = config.sensors.parametrisation
-    sensors = SensorLayer.of(detector, "local" if kind == "field" else kind)
+    kind, order = (
+        config.sensors.parametrisation,
+        config.sensors.get("surface_order", 0),
+    )  # none in earlier runs
+    sensors = SensorLayer.of(detector, "local" if kind == "field" else kind, order)
     fixed = plain(config.sensors.fixed)
     check_arguments(set_free, fixed, "sensors.fixed", {"sensors": sensors, "detector": detector})
     set_free(sensors, detector, **fixed)

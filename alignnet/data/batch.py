@@ -73,12 +73,14 @@ class Cylinders(NamedTuple):
     radius: Tensor  # (cylinders,) [cm]
     x_over_x0: Tensor  # (cylinders,)
     layer: Tensor  # layer number, −1 for passive ones (cylinders,)
+    half_z: Tensor  # (cylinders,) [cm]
 
 
 def cylinders_of(detector: Detector) -> Cylinders:
     """Passive cylinders of a detector, and for each barrel layer one that stands for a missing hit."""
     passive = detector.scatterers
     radii, materials, layers = [*passive.radius.tolist()], [*passive.x_over_x0.tolist()], [-1] * len(passive)
+    lengths = passive.half_z.tolist()
     for layer in detector.layers:
         mine = detector.layer == layer
         radius = detector.translation[mine, :2].norm(dim=-1)
@@ -87,10 +89,12 @@ def cylinders_of(detector: Detector) -> Cylinders:
             radii.append(float(radius.mean()))
             materials.append(float(detector.x_over_x0[mine].mean()))
             layers.append(layer)
+            lengths.append(float((detector.translation[mine, 2].abs() + detector.half[mine, 1]).max()))
     return Cylinders(
         torch.tensor(radii, dtype=torch.float64),
         torch.tensor(materials, dtype=torch.float64),
         torch.tensor(layers),
+        torch.tensor(lengths, dtype=torch.float64),
     )
 
 
@@ -105,10 +109,10 @@ def collate(tracks: Tracks, detector: Detector, cylinders: Cylinders) -> Batch:
     kind = np.zeros(len(tracks), dtype=np.int8) if tracks.kind is None else tracks.kind
     sensor = torch.from_numpy(tracks.sensor[hit].astype(np.int64))
     vertex, vertex_cov, has_vertex = _vertex(tracks, kind)
-    mask = torch.from_numpy(is_hit)
+    mask, uv = torch.from_numpy(is_hit), _float(tracks.uv[hit])
     return Batch(
         sensor=sensor,
-        uv=_float(tracks.uv[hit]),
+        uv=uv,
         sigma=_float(tracks.sigma[hit]),
         is_hit=mask,
         event=torch.from_numpy(event.astype(np.int64)),
@@ -119,7 +123,7 @@ def collate(tracks: Tracks, detector: Detector, cylinders: Cylinders) -> Batch:
         p=_float(np.full(len(tracks), np.nan) if tracks.p is None else tracks.p),
         mass=_float(np.full(len(tracks), PION_MASS) if tracks.mass is None else tracks.mass),
         outward=torch.from_numpy(kind == 0),
-        crossed=_crossed(sensor, mask, torch.from_numpy(kind == 0), detector, cylinders),
+        crossed=_crossed(sensor, uv, mask, torch.from_numpy(kind == 0), detector, cylinders),
     )
 
 
@@ -134,14 +138,30 @@ def _vertex(tracks: Tracks, kind: Array) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _crossed(
-    sensor: Tensor, is_hit: Tensor, outward: Tensor, detector: Detector, cylinders: Cylinders
+    sensor: Tensor, uv: Tensor, is_hit: Tensor, outward: Tensor, detector: Detector, cylinders: Cylinders
 ) -> Tensor:
-    """A collision track crosses the cylinders within its outermost hit, and each layer it left no hit in."""
-    radius = detector.translation[:, :2].norm(dim=-1)
-    reach = torch.where(is_hit, radius[sensor], 0.0).amax(-1, keepdim=True)
+    """A collision track crosses the cylinders within its outermost hit, and each layer it left no hit in.
+
+    Where it meets them along z is taken from the line through its innermost and its outermost hit: tracks to
+    the discs leave a barrel at its ends.
+    """
+    place = detector.translation[sensor] + _in_lab(detector, sensor, uv)
+    radius = place[..., :2].norm(dim=-1)
+    far, last = torch.where(is_hit, radius, -torch.inf).max(-1, keepdim=True)
+    near, first = torch.where(is_hit, radius, torch.inf).min(-1, keepdim=True)
+    z_far, z_near = place[..., 2].gather(1, last), place[..., 2].gather(1, first)
+    slope = torch.where(far > near, (z_far - z_near) / (far - near), 0.0)
+    z = z_near + slope * (cylinders.radius - near)
     layer = torch.where(is_hit, detector.layer[sensor], -2)
     seen = (layer[:, :, None] == cylinders.layer).any(1)
-    return (cylinders.radius < reach) & ~seen & outward[:, None]
+    return (cylinders.radius < far) & (z.abs() < cylinders.half_z) & ~seen & outward[:, None]
+
+
+def _in_lab(detector: Detector, sensor: Tensor, uv: Tensor) -> Tensor:
+    """Nominal global directions and lengths from the sensors' origins to hits (..., 2), (..., 3) [cm]."""
+    if bool(detector.curved.any()):
+        return (detector.rotation[sensor] @ detector.surface.at(sensor).point(uv)[..., None]).squeeze(-1)
+    return (detector.rotation[..., [0, 2]][sensor] @ uv[..., None]).squeeze(-1)
 
 
 def _float(values: Array) -> Tensor:

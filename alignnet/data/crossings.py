@@ -8,8 +8,9 @@ through the active area
 
 Tracks that are too steep for the grid, and layers without such a surface, are tried against all sensors of
 the layer. Where sensors overlap there are several crossings in a layer. A barrel layer is crossed on the way
-in and on the way out. Each plane is crossed once. What is not found: crossings of a particle that curls back
-before the layer's mean cylinder, or after it has left.
+in and on the way out. Each plane is crossed once; sheets that are bent or deformed are met where they are,
+and the straight continuation is tried at both of its points on a bent one. What is not found: crossings of a
+particle that curls back before the layer's mean cylinder, or after it has left.
 """
 
 from __future__ import annotations
@@ -23,13 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alignnet.data.meeting import is_flat, landed, line_starts, local_point, met, repeated
 from alignnet.data.sensor_grid import MARGIN, Cylinder, Surface, extents, grid_on, mean_surface
-from alignnet.errors import GeometryError
 from alignnet.geometry.detector import Detector
-from alignnet.physics.helix import Helix, move, path_to_axis, path_to_plane, point, tangent
+from alignnet.physics.helix import Helix, move, path_to_axis, point, tangent
 
 _PAIRS = 1_000_000  # of a track and a sensor, tried together
-_ON_PLANE = 1e-8  # [cm]
 
 
 class Crossings(NamedTuple):
@@ -46,6 +46,7 @@ class Layer:
 
     def __init__(self, detector: Detector, sensors: Tensor) -> None:
         self.detector, self.sensors = detector, sensors
+        self.flat = is_flat(detector, sensors)
         self.surface = mean_surface(detector, sensors)
         if self.surface is not None:
             low, high, self.depth = extents(self.surface, detector, sensors)
@@ -88,7 +89,10 @@ class Layer:
         track, sensor, start = (torch.cat(column) for column in zip(*parts, strict=True))
         found = self._exact(here, track, sensor, start, margin)
         found = found._replace(s=found.s + reach[found.track])
-        return _sorted(Crossings(*(column[found.s > 0] for column in found)))
+        found = _sorted(Crossings(*(column[found.s > 0] for column in found)))
+        if self.flat:
+            return found
+        return Crossings(*(column[~repeated(found.track, found.sensor, found.s)] for column in found))
 
     def _pairs(self, here: Helix, met: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Tracks and sensors to try together: from the grids, and all sensors for the steepest tracks."""
@@ -114,8 +118,9 @@ class Layer:
     def _straight(self, here: Helix, track: Tensor, sensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The pairs whose straight continuation comes near the sensor, and its length [cm]."""
         position, direction = here.position[track], here.direction[track]
-        origin, normal = self.detector.translation[sensor], self.detector.rotation[sensor, :, 1]
-        s = ((origin - position) * normal).sum(-1) / (direction * normal).sum(-1)
+        s = line_starts(self.detector, sensor, Helix(position, direction, here.omega[track]), self.flat)
+        track, sensor = (index[:, None].expand_as(s).flatten() for index in (track, sensor))
+        s, position, direction = s.flatten(), here.position[track], here.direction[track]
         uv = local_point(self.detector, sensor, position + s[:, None] * direction)
         bend = here.omega[track].abs() * s.square()
         keep = _outside(self.detector, sensor, uv) <= MARGIN + bend
@@ -123,13 +128,12 @@ class Layer:
 
     def _exact(self, here: Helix, track: Tensor, sensor: Tensor, start: Tensor, margin: float) -> Crossings:
         helix = Helix(*(field[track] for field in here))
-        origin, normal = self.detector.translation[sensor], self.detector.rotation[sensor, :, 1]
-        s = path_to_plane(helix, origin, normal, start)
+        s, uv, _ = met(self.detector, sensor, helix, start, self.flat)
         place = point(helix, s)
-        uv = local_point(self.detector, sensor, place)
         # Newton's search from a far-away, nearly parallel plane may end elsewhere: no crossing.
-        landed = ((place - origin) * normal).sum(-1).abs() < _ON_PLANE
-        keep = landed & (_outside(self.detector, sensor, uv) <= margin)
+        keep = landed(self.detector, sensor, helix, s, self.flat) & (
+            _outside(self.detector, sensor, uv) <= margin
+        )
         if isinstance(self.surface, Cylinder):
             # A crossing belongs to the way in or to the way out, also where all sensors were tried.
             outward = (place[:, :2] * tangent(helix, s)[:, :2]).sum(-1) > 0
@@ -138,18 +142,7 @@ class Layer:
 
 
 def layers_of(detector: Detector) -> list[Layer]:
-    """The layers of a detector as tracks meet them: barrels on the way in and out, discs at +z and −z apart.
-
-    Raises:
-        GeometryError: a sensor is bent.
-    """
-    bent = detector.curvature_radius != 0
-    if bent.any():
-        name = detector.names[int(bent.nonzero()[0])]
-        raise GeometryError(
-            f"sensor {name} of detector {detector.name} is bent, but only flat sensors can be crossed here: "
-            "set its curvature_radius to 0"
-        )
+    """The layers as tracks meet them: barrels on the way in and on the way out, discs at +z and −z apart."""
     layers = []
     for number in detector.layers:
         rows = (detector.layer == number).nonzero().squeeze(-1)
@@ -171,18 +164,9 @@ def crossings(detector: Detector, helix: Helix) -> Crossings:
     Args:
         detector: the sensors where they really are.
         helix: float64 states.
-
-    Raises:
-        GeometryError: a sensor is bent.
     """
     parts = [layer.near(helix, margin=0.0) for layer in layers_of(detector)]
     return _sorted(Crossings(*(torch.cat(column) for column in zip(*parts, strict=True))))
-
-
-def local_point(detector: Detector, sensor: Tensor, position: Tensor) -> Tensor:
-    """Local (u, v) [cm] of global points (n, 3) on the sensors of these rows (n,), shape (n, 2)."""
-    axes = detector.rotation[sensor][:, :, [0, 2]]
-    return ((position - detector.translation[sensor])[:, :, None] * axes).sum(1)
 
 
 def in_active_area(detector: Detector, sensor: Tensor, uv: Tensor) -> Tensor:

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from alignnet.data.root_alignment import (
+    MODE_NAMES,
     AlignmentTable,
+    local_names,
     read_alignment,
     read_alignment_table,
     sensor_rows,
@@ -145,19 +147,21 @@ def read_misalignment(path: str | Path, detector: Detector) -> Tensor:
 
     Sensors that the tree lacks are at their nominal places, 0. Where the tree has the exact places
     (`actual_rotation`, `actual_translation`), the six are worked out from them and the nominal places.
+    Amplitudes of surfaces follow as further columns where the tree has them.
 
     Raises:
         SchemaError: the file does not follow the schema, or names a sensor twice or one the detector lacks.
     """
     exact = ("actual_rotation", "actual_translation")
-    table = Table(path, "misalignment", ("sensor_id", *rigid.LOCAL_NAMES), exact)
-    rows = sensor_rows(table, detector)
-    local = torch.from_numpy(np.stack([_finite(table, branch) for branch in rigid.LOCAL_NAMES], -1))
+    table = Table(path, "misalignment", ("sensor_id", *rigid.LOCAL_NAMES), (*exact, *MODE_NAMES))
+    rows, names = sensor_rows(table, detector), local_names(table)
+    local = torch.from_numpy(np.stack([_finite(table, branch) for branch in names], -1))
     if all(branch in table for branch in exact):
         rotation = torch.from_numpy(_finite(table, "actual_rotation", 9).reshape(-1, 3, 3))
         translation = torch.from_numpy(_finite(table, "actual_translation", 3))
-        local = rigid.local_of(detector.rotation[rows], detector.translation[rows], rotation, translation)
-    six = torch.zeros(len(detector), 6, dtype=torch.float64)
+        place = rigid.local_of(detector.rotation[rows], detector.translation[rows], rotation, translation)
+        local = torch.cat([place, local[:, 6:]], -1)
+    six = torch.zeros(len(detector), len(names), dtype=torch.float64)
     six[rows] = local
     return six
 

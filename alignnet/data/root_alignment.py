@@ -1,7 +1,8 @@
 """The tree `alignment`: what an alignment found for each sensor, in the local six and as ALICE's global six.
 
-Same meaning as the true `misalignment`: where the sensors really are, from their nominal places. An error
-that is not known (a solver that gives none) is NaN, the only NaN in the schema.
+Same meaning as the true `misalignment`: where the sensors really are, from their nominal places. Amplitudes
+of surfaces, where there are any, are columns of the same tables after the six, and branches w20, w11, … An
+error that is not known (a solver that gives none) is NaN, the only NaN in the schema.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from alignnet.data.tracks import Array
 from alignnet.errors import GeometryError
 from alignnet.geometry import rigid
 from alignnet.geometry.detector import Detector
+from alignnet.geometry.surface import LARGEST_ORDER, column_names, mode_names, n_modes, order_of
 
 STATUS = {0: "aligned", 1: "fixed", 2: "too few hits"}
 """What `status` says of a sensor."""
@@ -35,14 +37,17 @@ ERROR_KINDS = {
 
 ERROR_NAMES = tuple(f"{name}_error" for name in rigid.LOCAL_NAMES)
 
+MODE_NAMES = mode_names(LARGEST_ORDER)
+"""The branches that amplitudes of surfaces may have."""
+
 
 class AlignmentTable(NamedTuple):
     """An alignment as numpy columns, one row a sensor."""
 
     sensor_id: Array  # int32 (rows,)
     name: tuple[str, ...]
-    local: Array  # float64 (rows, 6): du, dv, dw [cm], rot_u, rot_v, rot_w [rad]
-    error: Array  # float64 (rows, 6), NaN where not known
+    local: Array  # float64 (rows, 6): du, dv, dw [cm], rot_u, rot_v, rot_w [rad], amplitudes of surfaces [cm]
+    error: Array  # float64, as `local`, NaN where not known
     global_: Array  # float64 (rows, 6): x, y, z [cm], psi, theta, phi [rad] (AlignParam)
     n_hits: Array  # int64 (rows,)
     status: Array  # int8 (rows,), a key of STATUS
@@ -59,11 +64,15 @@ def alignment_table(
 ) -> AlignmentTable:
     """The table of an alignment; arguments as for `write_alignment`."""
     local = checked_local(detector, local_six)
-    n = len(detector)
-    unknown = torch.full((n, 6), torch.nan, dtype=torch.float64)
+    n, columns = local.shape
+    unknown = torch.full((n, columns), torch.nan, dtype=torch.float64)
     error = unknown if errors is None else errors.detach().cpu().to(torch.float64)
     found, state = np.asarray(n_hits).astype(np.int64), np.asarray(status).astype(np.int8)
-    for what, column, shape in (("errors", error, (n, 6)), ("n_hits", found, (n,)), ("status", state, (n,))):
+    for what, column, shape in (
+        ("errors", error, (n, columns)),
+        ("n_hits", found, (n,)),
+        ("status", state, (n,)),
+    ):
         if tuple(column.shape) != shape:
             raise GeometryError(
                 f"{what} has shape {tuple(column.shape)}, expected {shape} for detector {detector.name}"
@@ -98,8 +107,8 @@ def write_alignment(
     Args:
         path: the ROOT file.
         detector: at its nominal places.
-        local_six: where the sensors are found to be, (sensors, 6).
-        errors: their standard deviations (sensors, 6), NaN or None where not known.
+        local_six: where the sensors are found to be, (sensors, 6), and amplitudes of their surfaces after it.
+        errors: their standard deviations, of the same shape, NaN or None where not known.
         n_hits: hits on each sensor (sensors,).
         status: 0 aligned, 1 fixed, 2 too few hits (sensors,).
         error_kind: what the errors are, a key of `ERROR_KINDS`.
@@ -122,15 +131,27 @@ def write_alignment(
 def read_alignment(path: str | Path, detector: Detector) -> Tensor:
     """The local six of tree `alignment`, float64 (sensors, 6) in the detector's order; 0 where it has no row.
 
+    Amplitudes of surfaces follow as further columns where the tree has them.
+
     Raises:
         SchemaError: the file does not follow the schema, or names a sensor twice or one the detector lacks.
     """
     required = ("sensor_id", *rigid.LOCAL_NAMES)
-    table = Table(path, "alignment", required)
-    rows = sensor_rows(table, detector)
-    six = torch.zeros(len(detector), 6, dtype=torch.float64)
-    six[rows] = torch.from_numpy(_six(table, rigid.LOCAL_NAMES))
+    table = Table(path, "alignment", required, optional=MODE_NAMES)
+    rows, names = sensor_rows(table, detector), local_names(table)
+    six = torch.zeros(len(detector), len(names), dtype=torch.float64)
+    six[rows] = torch.from_numpy(_six(table, names))
     return six
+
+
+def local_names(table: Table) -> tuple[str, ...]:
+    """Names of the local six and of the amplitudes that a tree has; SchemaError for a part of an order's."""
+    there = [name for name in MODE_NAMES if name in table]
+    orders = [order for order in (0, *range(2, LARGEST_ORDER + 1)) if n_modes(order) == len(there)]
+    if not orders or tuple(there) != mode_names(orders[0]):
+        expected = "all amplitudes up to an order: w20, w11, w02, then w30, w21, w12, w03, …"
+        raise table.origin.error(", ".join(there), None, f"{len(there)} amplitudes", expected)
+    return (*rigid.LOCAL_NAMES, *there)
 
 
 def read_alignment_table(path: str | Path) -> AlignmentTable:
@@ -140,14 +161,16 @@ def read_alignment_table(path: str | Path) -> AlignmentTable:
         SchemaError: the file does not follow the schema.
     """
     names = ("sensor_id", "name", *rigid.LOCAL_NAMES, *ERROR_NAMES, *rigid.GLOBAL_NAMES, "n_hits", "status")
-    table = Table(path, "alignment", names, optional=("error_kind",))
+    errors = tuple(f"{name}_error" for name in MODE_NAMES)
+    table = Table(path, "alignment", names, optional=("error_kind", *MODE_NAMES, *errors))
+    local = local_names(table)
     status = table.numbers("status", "integer")
     table.origin.require("status", np.isin(status, list(STATUS)), status, str(STATUS))
     return AlignmentTable(
         sensor_id=table.numbers("sensor_id", "integer").astype(np.int32),
         name=table.text("name"),
-        local=_six(table, rigid.LOCAL_NAMES),
-        error=np.stack([table.numbers(name, "float") for name in ERROR_NAMES], -1),
+        local=_six(table, local),
+        error=np.stack([_error(table, name) for name in local], -1),
         global_=_six(table, rigid.GLOBAL_NAMES),
         n_hits=table.numbers("n_hits", "integer"),
         status=status.astype(np.int8),
@@ -158,8 +181,8 @@ def read_alignment_table(path: str | Path) -> AlignmentTable:
 def table_columns(table: AlignmentTable) -> dict[str, Any]:
     """The named columns of docs/data-format.md, in their order."""
     columns: dict[str, Any] = {"sensor_id": table.sensor_id, "name": table.name}
-    for i, (name, error) in enumerate(zip(rigid.LOCAL_NAMES, ERROR_NAMES, strict=True)):
-        columns |= {name: table.local[:, i], error: table.error[:, i]}
+    for i, name in enumerate(column_names(table.local.shape[1])):
+        columns |= {name: table.local[:, i], f"{name}_error": table.error[:, i]}
     columns |= {name: table.global_[:, i] for i, name in enumerate(rigid.GLOBAL_NAMES)}
     return columns | {"n_hits": table.n_hits, "status": table.status, "error_kind": table.error_kind}
 
@@ -167,14 +190,16 @@ def table_columns(table: AlignmentTable) -> dict[str, Any]:
 def table_of(columns: Mapping[str, Any]) -> AlignmentTable:
     """The table of named columns; inverse of `table_columns`."""
 
+    local = (*rigid.LOCAL_NAMES, *(name for name in MODE_NAMES if name in columns))
+
     def six(names: Sequence[str]) -> Array:
         return np.stack([np.asarray(columns[name], dtype=np.float64) for name in names], -1)
 
     return AlignmentTable(
         sensor_id=np.asarray(columns["sensor_id"], dtype=np.int32),
         name=tuple(columns["name"]),
-        local=six(rigid.LOCAL_NAMES),
-        error=six(ERROR_NAMES),
+        local=six(local),
+        error=six([f"{name}_error" for name in local]),
         global_=six(rigid.GLOBAL_NAMES),
         n_hits=np.asarray(columns["n_hits"], dtype=np.int64),
         status=np.asarray(columns["status"], dtype=np.int8),
@@ -186,10 +211,13 @@ def checked_local(detector: Detector, local_six: Tensor) -> Tensor:
     """`local_six` as float64 on the CPU, without a graph.
 
     Raises:
-        GeometryError: its shape is not (sensors, 6), or a number is not finite.
+        GeometryError: its shape is not (sensors, 6), with amplitudes of surfaces or without, or a number is
+            not finite.
     """
     local = local_six.detach().cpu().to(torch.float64)
-    if tuple(local.shape) != (len(detector), 6):
+    if local.ndim == 2 and len(local) == len(detector) and local.shape[1] > 6:
+        order_of(local.shape[1] - 6)
+    elif tuple(local.shape) != (len(detector), 6):
         raise GeometryError(
             f"local six has shape {tuple(local.shape)}, expected {(len(detector), 6)} for {detector.name}"
         )
@@ -215,7 +243,7 @@ def identifiers(detector: Detector) -> Array:
 def global_six(detector: Detector, local: Tensor) -> Tensor:
     """ALICE's global six (sensors, 6) of local ones; GeometryError for turns of 90°, which it cannot hold."""
     try:
-        return rigid.local_to_global(detector.rotation, detector.translation, local)
+        return rigid.local_to_global(detector.rotation, detector.translation, local[:, :6])
     except ValueError as error:
         raise GeometryError(f"detector {detector.name}: {error}; such a motion is no misalignment") from error
 
@@ -238,6 +266,12 @@ def _kinds(table: Table, n: int) -> Array:
     kind = table.numbers("error_kind", "integer")
     table.origin.require("error_kind", np.isin(kind, list(ERROR_KINDS)), kind, str(ERROR_KINDS))
     return kind.astype(np.int8)
+
+
+def _error(table: Table, name: str) -> Array:
+    """The errors of a column, NaN where the tree has none."""
+    known = f"{name}_error" in table
+    return table.numbers(f"{name}_error", "float") if known else np.full(len(table), np.nan)
 
 
 def _six(table: Table, names: Sequence[str]) -> Array:

@@ -26,8 +26,8 @@ from alignnet.data.root_columns import Origin, branch_type, write_columns
 from alignnet.data.root_noise import append_noise
 from alignnet.data.tracks import Array, Tracks
 from alignnet.errors import SchemaError
-from alignnet.geometry import rigid
 from alignnet.geometry.detector import Detector
+from alignnet.geometry.surface import column_names
 
 SCHEMA = 1
 """Version of the schema, in `metadata`."""
@@ -70,7 +70,8 @@ class SimulationWriter:
     Args:
         path: the file to write.
         detector: at its nominal places; its sensors, scatterers, name and field are written.
-        local_six: the true misalignment (sensors, 6), or None for data whose truth is not known.
+        local_six: the true misalignment (sensors, 6), with amplitudes of surfaces after it or without, or
+            None for data whose truth is not known.
         metadata: `generator` and `seed`, and anything else that JSON can hold. Schema version, detector,
             field and units are filled in.
 
@@ -182,7 +183,7 @@ def _complete(path: Path, detector: Detector, metadata: Mapping[str, Any]) -> st
 def _misalignment(detector: Detector, local: Array) -> dict[str, Array]:
     return {
         "sensor_id": identifiers(detector),
-        **{name: local[:, i] for i, name in enumerate(rigid.LOCAL_NAMES)},
+        **{name: local[:, i] for i, name in enumerate(column_names(local.shape[1]))},
     }
 
 

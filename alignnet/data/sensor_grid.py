@@ -1,5 +1,7 @@
 """The reference surface of a layer, and the grid on it that tells which sensors a track may hit from there.
 
+Bent sensors are entered by points along their arcs.
+
 A layer whose normals lie across z (a barrel) has its mean cylinder, with coordinates (R φ, z); one whose
 normals lie along z (a telescope's plane, a disc) its mean plane, with (x, y). Each sensor is entered into
 every cell of a grid in these coordinates from which a track of a slope up to the grid's limit can reach it,
@@ -142,13 +144,15 @@ class Grid:
 
 def mean_surface(detector: Detector, sensors: Tensor) -> Surface | None:
     """The surface of the sensors of these rows; None where they look in other ways or are spread too far."""
-    normal, corners = detector.rotation[sensors, :, 1], _corners(detector, sensors)
-    if (normal[:, 2].abs() > 0.8).all():
+    normal, corners = detector.rotation[sensors, :, 1], _outline(detector, sensors)
+    bent = bool((detector.surface.curvature[sensors] != 0).any())
+    if not bent and (normal[:, 2].abs() > 0.8).all():
         low, high = float(corners[..., 2].min()), float(corners[..., 2].max())
         size = 2 * float(detector.half[sensors].median(0).values.min())
         return Plane((low + high) / 2) if high - low < max(2 * size, 4 * MARGIN) else None
-    if (normal[:, 2].abs() < 0.3).all():
-        low, high = _radii(normal, corners)
+    upright = detector.rotation[sensors, 2, 2].abs() > 0.95 if bent else normal[:, 2].abs() < 0.3
+    if upright.all():
+        low, high = _radii(detector, sensors, corners)
         return Cylinder((low + high) / 2) if low > 0.7 * high else None
     return None
 
@@ -201,28 +205,33 @@ def extents(surface: Surface, detector: Detector, sensors: Tensor) -> tuple[Tens
 
     Around a cylinder the coordinates of a sensor may go beyond ±π R.
     """
-    corners = _corners(detector, sensors)
+    corners = _outline(detector, sensors)
     coordinates = surface.coordinates(corners)
     along, depth = coordinates[..., :2].clone(), float(coordinates[..., 2].abs().max())
+    middle = corners.shape[1] // 2 if corners.shape[1] > 4 else 0
     if isinstance(surface, Cylinder):
         around = 2 * torch.pi * surface.radius
-        turn = along[..., 0] - along[:, :1, 0]
+        turn = along[..., 0] - along[:, middle, None, 0]
         along[..., 0] -= around * (turn / around).round()
-        low, high = _radii(detector.rotation[sensors, :, 1], corners)
+        low, high = _radii(detector, sensors, corners)
         depth = max(surface.radius - low, high - surface.radius)
     return along.amin(1) - MARGIN, along.amax(1) + MARGIN, depth
 
 
-def _corners(detector: Detector, sensors: Tensor) -> Tensor:
-    """Global corners of the active areas, widened by the margin, (sensors, 4, 3)."""
-    sign = torch.tensor([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]], dtype=torch.float64)
+def _outline(detector: Detector, sensors: Tensor) -> Tensor:
+    """Global corners of the active areas, widened by the margin (sensors, 4, 3); of bent ones 130 points."""
+    n = 65 if bool((detector.surface.curvature[sensors] != 0).any()) else 2
+    sign = torch.cartesian_prod(*(torch.linspace(-1, 1, k, dtype=torch.float64) for k in (n, 2)))
     uv = detector.centre[sensors][:, None] + sign * (detector.half[sensors] + MARGIN)[:, None]
-    axes = detector.rotation[sensors][:, :, [0, 2]]
-    return detector.translation[sensors][:, None] + uv @ axes.transpose(1, 2)
+    local = detector.surface.at(sensors).spread().point(uv)
+    return detector.translation[sensors][:, None] + local @ detector.rotation[sensors].transpose(1, 2)
 
 
-def _radii(normal: Tensor, corners: Tensor) -> tuple[float, float]:
-    """Distances from the z axis between which all sensors lie: of the normals' feet, of the corners."""
-    across = normal[:, None, :2]
-    foot = (corners[..., :2] * across).sum(-1).abs() / across.norm(dim=-1)
-    return float(foot.min()), float(corners[..., :2].norm(dim=-1).max())
+def _radii(detector: Detector, sensors: Tensor, outline: Tensor) -> tuple[float, float]:
+    """Distances from the z axis between which all sensors lie: of the normals' feet, of the outlines."""
+    far = outline[..., :2].norm(dim=-1)
+    across = detector.rotation[sensors, :2, 1][:, None]
+    foot = (outline[..., :2] * across).sum(-1).abs() / across.norm(dim=-1)
+    bent = (detector.surface.curvature[sensors] != 0)[:, None]
+    slack = MARGIN if bool(bent.any()) else 0.0
+    return float(torch.where(bent, far, foot).min()) - slack, float(far.max()) + slack

@@ -1,7 +1,7 @@
 """Particles on their way through a detector: helices from layer to layer, turned and slowed by matter.
 
 Each particle meets the layers in the order of its unscattered path. In a layer the crossings with sensors are
-found from its state in front of it; at each, in turn, the particle is moved onto the sensor's plane, where it
+found from its state in front of it; at each, in turn, the particle is moved onto the sensor's sheet, where it
 
 * is turned by two independent Gaussian angles of Highland's width, thickness x/X0 / |cos incidence|;
 * loses energy: Bethe's and Bloch's mean, fluctuating by Moyal's law with the core width of Landau's. Without
@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignnet.data.crossings import Layer, in_active_area, layers_of, local_point
+from alignnet.data.crossings import Layer, in_active_area, layers_of
+from alignnet.data.meeting import met
 from alignnet.data.sensor_grid import Cylinder
 from alignnet.data.sources import Particles
 from alignnet.data.streams import Streams
 from alignnet.geometry.detector import Detector
-from alignnet.physics.helix import Helix, from_momentum, move, path_to_plane, updated
+from alignnet.physics.helix import Helix, from_momentum, move, updated
 from alignnet.physics.material import energy_loss_width, highland, mean_energy_loss
 
 TRANSPORT = 1000
@@ -83,9 +84,6 @@ class Transport:
         detector: the sensors where they really are.
         scattering: multiple scattering.
         energy_loss: energy loss and its fluctuations.
-
-    Raises:
-        GeometryError: a sensor is bent.
     """
 
     def __init__(self, detector: Detector, scattering: bool = True, energy_loss: bool = True) -> None:
@@ -137,11 +135,9 @@ class Transport:
             kicks.append(self._kicks(flight, streams, number, turn))
             pick = (order == turn) & flight.alive[track]
             one, sensor = track[pick], near.sensor[pick]
-            origin, normal = self.detector.translation[sensor], self.detector.rotation[sensor, :, 1]
             start = flight.at(one)
-            s = path_to_plane(start, origin, normal, near.s[pick] - flown[one])
+            s, uv, normal = met(self.detector, sensor, start, near.s[pick] - flown[one], layer.flat)
             here = move(start, s)
-            uv = local_point(self.detector, sensor, here.position)
             hit = (s > 0) & in_active_area(self.detector, sensor, uv)
             one, sensor, here = one[hit], sensor[hit], Helix(*(field[hit] for field in here))
             kick = torch.stack(kicks)[count[one], one]

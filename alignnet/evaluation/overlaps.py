@@ -30,7 +30,7 @@ class Overlaps:
     """Double differences per layer, and per pair of staves.
 
     Args:
-        detector: its staves are the level `Stave`, or else its sensors.
+        detector: its staves are the level `Stave`, or else its sensors, each for itself.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -42,7 +42,8 @@ class Overlaps:
         self.histogram = Histogram(len(self.layers), 2e-4, 2.0)
         self.pulls = np.zeros((len(self.layers), 2, 2))  # Σ of squared pulls, and how many
         self.sums = np.zeros((len(self.layers), 2, 3))
-        self.pairs = np.zeros((len(self.names), len(self.names), 2, 3))
+        self.pair = np.zeros(0, dtype=np.int64)  # pairs of staves that were seen, in order
+        self.moments = np.zeros((0, 2, 3))  # of their differences
 
     def add(self, tracks: FittedTracks) -> None:
         """Add the pairs of a batch."""
@@ -69,15 +70,23 @@ class Overlaps:
         self.histogram.add(difference, layer)
         moments = np.stack([np.ones_like(values), values, values**2], -1)
         np.add.at(self.sums, layer.numpy(), moments)
-        np.add.at(self.pairs, (self.stave[former].numpy(), self.stave[further].numpy()), moments)
+        self._add_pairs(self.stave[former].numpy() * len(self.names) + self.stave[further].numpy(), moments)
         pull = (difference.square() / variance).double().numpy()
         np.add.at(self.pulls, layer.numpy(), np.stack([pull, np.ones_like(pull)], -1))
 
     def merge(self, other: Overlaps) -> None:
         """Add what another has seen."""
         self.histogram.counts += other.histogram.counts
-        for name in ("pulls", "sums", "pairs"):
+        for name in ("pulls", "sums"):
             np.add(getattr(self, name), getattr(other, name), out=getattr(self, name))
+        self._add_pairs(other.pair, other.moments)
+
+    def _add_pairs(self, pair: Array, moments: Array) -> None:
+        """Add moments (rows, 2, 3) of pairs of staves (rows,)."""
+        self.pair, which = np.unique(np.concatenate([self.pair, pair]), return_inverse=True)
+        every, total = np.concatenate([self.moments, moments]), np.zeros((len(self.pair), 2, 3))
+        np.add.at(total, which, every)
+        self.moments = total
 
     def metrics(self) -> dict[str, Any]:
         """For metrics.json, `layer<N>.<u|v>` and `staves`, columns with an entry a pair of staves."""
@@ -97,12 +106,13 @@ class Overlaps:
     def _staves(self) -> dict[str, list[Any]]:
         """Pairs of staves with enough hits, by their names."""
         columns: dict[str, list[Any]] = {"first": [], "next": [], "n": []}
-        for a, b in np.argwhere(self.pairs[:, :, 0, 0] >= MIN_PAIRS).tolist():
+        for row in np.flatnonzero(self.moments[:, 0, 0] >= MIN_PAIRS).tolist():
+            a, b = divmod(int(self.pair[row]), len(self.names))
             columns["first"].append(self.names[a])
             columns["next"].append(self.names[b])
-            columns["n"].append(int(self.pairs[a, b, 0, 0]))
+            columns["n"].append(int(self.moments[row, 0, 0]))
             for k, c in enumerate("uv"):
-                for key, value in _numbers(self.pairs[a, b, k]).items():
+                for key, value in _numbers(self.moments[row, k]).items():
                     if key != "n":
                         columns.setdefault(f"{key.removesuffix('_um')}_{c}_um", []).append(value)
         return columns
@@ -118,14 +128,14 @@ def _numbers(moments: Array) -> dict[str, float | None]:
 
 
 def _staves(detector: Detector) -> tuple[Tensor, tuple[str, ...]]:
-    """The stave of each sensor, and the staves' names; sensors where there are none."""
+    """The stave of each sensor, and the staves' names; sensors that are on none stand for themselves."""
     try:
         stave, names = detector.groups("stave")
     except GeometryError:
         return torch.arange(len(detector)), detector.names
-    if (stave < 0).any():
-        return torch.arange(len(detector)), detector.names
-    return stave, names
+    alone = (stave < 0).nonzero().squeeze(-1)
+    stave[alone] = len(names) + torch.arange(len(alone))
+    return stave, (*names, *(detector.names[i] for i in alone.tolist()))
 
 
 def _orientation(detector: Detector) -> tuple[Tensor, Tensor]:

@@ -18,12 +18,11 @@ class Places:
 
     Args:
         detector: the nominal places.
-        local: local six (sensors, 6).
+        local: local six (sensors, 6), with amplitudes of surfaces or without.
     """
 
     def __init__(self, detector: Detector, local: Tensor) -> None:
-        self.sensors = SensorLayer.of(detector)
-        self.sensors.set_local(local)
+        self.sensors = SensorLayer.at(detector, local)
         with torch.no_grad():
             self.phi = self.sensors.phi()
             slope, offset = self.sensors.affine_map(self.phi)
@@ -36,7 +35,8 @@ class Places:
     @torch.no_grad()
     def planes(self, batch: Batch) -> Plane:
         """`SensorLayer.planes` of the batch's hits; padding lies where it was left."""
-        if batch.uv.device.type != "cpu" or not pays(place_hits, batch.n_tracks):
+        loops = batch.uv.device.type == "cpu" and not self.sensors.is_curved
+        if not loops or not pays(place_hits, batch.n_tracks):
             return self.sensors.planes(batch.uv, batch.sensor, self.phi)
         fields = [np.empty((*batch.sensor.shape, 3)) for _ in range(4)]
         sensor, uv = (field.contiguous().numpy() for field in (batch.sensor, batch.uv))

@@ -157,8 +157,7 @@ class Evaluation:
 
     def residuals(self, local: Tensor) -> ResidualSummary:
         """One pass over the tracks with the sensors at `local`."""
-        sensors = SensorLayer.of(self.detector)
-        sensors.set_local(local)
+        sensors = SensorLayer.at(self.detector, local)
         batches = events_of(self.tracks, self.detector).batches()
         return residual_summary(self.loss, sensors, self.detector, batches)
 

@@ -26,6 +26,7 @@ from alignnet.errors import GeometryError
 from alignnet.evaluation.statistics import number
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.recovery import Recovery, difference, displacement
+from alignnet.geometry.surface import padded
 from alignnet.units import UM
 
 COORDINATES = ("u", "v", "w")
@@ -56,30 +57,32 @@ def truth_recovery(
         None. Layers without selected sensors are left out.
 
     Raises:
-        GeometryError: a table has another shape than (sensors, 6).
+        GeometryError: a table has another shape than (sensors, 6), with amplitudes of surfaces or without.
     """
-    for name, table in (("before", before_local), ("after", after_local), ("truth", truth_local)):
-        if table.shape != (len(detector), 6):
+    tables = {"before": before_local, "after": after_local, "truth": truth_local}
+    for name, table in tables.items():
+        if table.ndim != 2 or len(table) != len(detector) or table.shape[1] < 6:
             raise GeometryError(
                 f"local six `{name}` has shape {tuple(table.shape)}, expected ({len(detector)}, 6)"
             )
+    columns = max(table.shape[1] for table in (*tables.values(), *(limit_draws or ())))
+    before, after, truth = (padded(table, columns) for table in tables.values())
     moves = {
-        "before_um": [difference(before_local, truth_local, detector)],
-        "after_um": [difference(after_local, truth_local, detector)],
-        "limit_um": [displacement(detector, draw) for draw in limit_draws or ()],
+        "before_um": [difference(before, truth, detector)],
+        "after_um": [difference(after, truth, detector)],
+        "limit_um": [displacement(detector, padded(draw, columns)) for draw in limit_draws or ()],
     }
-    return {kind: _rows(detector, found, moves) for kind, found in _recoveries(detector, selected).items()}
+    recoveries = _recoveries(detector, selected, columns)
+    return {kind: _rows(detector, found, moves) for kind, found in recoveries.items()}
 
 
-def _recoveries(detector: Detector, selected: Tensor) -> dict[str, list[Recovery]]:
+def _recoveries(detector: Detector, selected: Tensor, columns: int) -> dict[str, list[Recovery]]:
     """What is removed, by name; the third kind has a projection for each layer."""
     layers = [selected & (detector.layer == layer) for layer in detector.layers]
     return {
-        "truth": [Recovery(detector, selected)],
-        "truth_rigid_only": [Recovery(detector, selected, weak_modes=False)],
-        "truth_layer_rigid": [
-            Recovery(detector, mine, weak_modes=False) for mine in layers if mine.sum() > 1
-        ],
+        "truth": [Recovery(detector, selected, True, columns)],
+        "truth_rigid_only": [Recovery(detector, selected, False, columns)],
+        "truth_layer_rigid": [Recovery(detector, mine, False, columns) for mine in layers if mine.sum() > 1],
     }
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignnet.geometry import rigid
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.mode_names import ModeNames
 from alignnet.geometry.recovery import displacement_metric
+from alignnet.geometry.surface import column_names, padded
 from alignnet.geometry.weak_modes import rigid_motion_basis
 from alignnet.solvers.errors import Errors, Removal
 from alignnet.solvers.spectrum import Spectrum
@@ -29,7 +29,8 @@ def error_metrics(detector: Detector, errors: Errors, aligned: Tensor) -> dict[s
 
     Returns:
         `{"kind": "exact" or "draws", "n_draws", "relative": median standard error of σ over σ,
-        "layer0": {"du_um", "dv_um", "dw_um", "rot_u_mrad", "rot_v_mrad", "rot_w_mrad"}, …}`.
+        "layer0": {"du_um", "dv_um", "dw_um", "rot_u_mrad", "rot_v_mrad", "rot_w_mrad"}, …}`, and of surfaces
+        "w20_um", ….
     """
     known = aligned[:, None] & (errors.sigma > 0)
     relative = float(errors.relative[known].median()) if known.any() else None
@@ -43,11 +44,10 @@ def error_metrics(detector: Detector, errors: Errors, aligned: Tensor) -> dict[s
 
 
 def _medians(sigma: Tensor) -> dict[str, float]:
-    units = [("um", UM)] * 3 + [("mrad", MRAD)] * 3
+    names = column_names(sigma.shape[1])
+    units = [("um", UM)] * 3 + [("mrad", MRAD)] * 3 + [("um", UM)] * (len(names) - 6)
     values = sigma.nanmedian(0).values.tolist()
-    return {
-        f"{n}_{unit}": v / scale for n, v, (unit, scale) in zip(rigid.LOCAL_NAMES, values, units, strict=True)
-    }
+    return {f"{n}_{unit}": v / scale for n, v, (unit, scale) in zip(names, values, units, strict=True)}
 
 
 def pull_metrics(
@@ -57,15 +57,18 @@ def pull_metrics(
 
     Args:
         errors: of all sensors together.
-        after, truth: local sixes (sensors, 6).
+        after, truth: local sixes (sensors, 6), with amplitudes of surfaces or without.
         aligned: sensors that count (sensors,).
 
     Returns:
         `{"layer0": {"du": width, …}, …, "all": {…, "all": width}}`; None where nothing was free.
     """
-    metric = displacement_metric(detector) * aligned[:, None, None]
-    removal = Removal(torch.cat([errors.removal.motions, rigid_motion_basis(detector)]), metric)
-    (sigma, relative), left = errors.without(removal), removal(after - truth)
+    n = errors.sigma.shape[-1]
+    metric = displacement_metric(detector, n) * aligned[:, None, None]
+    motions = torch.cat([errors.removal.motions, padded(rigid_motion_basis(detector), n)])
+    removal = Removal(motions, metric)
+    off = padded(after, n)[:, :n] - padded(truth, n)[:, :n]
+    (sigma, relative), left = errors.without(removal), removal(off)
     free = (errors.sigma > 0) & aligned[:, None]
     square = torch.where(free, left / sigma.clamp_min(1e-300), torch.nan).square()
     square = square * (1 - 4 * relative.square())  # the mean of 1 over an estimate of σ² exceeds 1/σ²
@@ -74,7 +77,7 @@ def pull_metrics(
 
 
 def _widths(square: Tensor) -> dict[str, float | None]:
-    return {name: _rms(square[:, k]) for k, name in enumerate(rigid.LOCAL_NAMES)}
+    return {name: _rms(square[:, k]) for k, name in enumerate(column_names(square.shape[1]))}
 
 
 def _rms(square: Tensor) -> float | None:

@@ -53,10 +53,9 @@ def iterate_records(
             "loss.vertex is fitted: a Mille record is one track, and cannot hold the origin that the tracks "
             "of an event share; train with loss.vertex=given or absent to write Mille files"
         )
-    sensors = SensorLayer.of(detector)
-    sensors.set_local(local_six)
-    labels, cylinders = sensor_labels(detector), cylinders_of(detector)
-    jacobian = sensors.jacobian()
+    sensors = SensorLayer.at(detector, local_six)
+    labels, cylinders = sensor_labels(detector, local_six.shape[1]), cylinders_of(detector)
+    jacobian = sensors.motion()
     for first in range(0, len(tracks), BATCH):
         part = tracks.select(np.arange(first, min(first + BATCH, len(tracks))))
         yield records_of(loss, sensors, jacobian, labels, collate(part, detector, cylinders))

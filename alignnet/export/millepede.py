@@ -36,13 +36,13 @@ class MillepedeResult(NamedTuple):
     error: Array
 
 
-def sensor_labels(detector: Detector) -> Array:
-    """Labels of the local six of each sensor, int64 (sensors, 6).
+def sensor_labels(detector: Detector, columns: int = 6) -> Array:
+    """Labels of the local six of each sensor, int64 (sensors, 6), and of amplitudes of surfaces after it.
 
     Raises:
         GeometryError: an identifier is negative or too large for a 32-bit label.
     """
-    labels = (100001 + detector.sensor_id.numpy()[:, None]) * 100 + np.arange(6)
+    labels = (100001 + detector.sensor_id.numpy()[:, None]) * 100 + np.arange(columns)
     if (detector.sensor_id < 0).any() or (labels > MAX_LABEL).any():
         raise GeometryError(
             f"detector {detector.name}: sensor_id must be 0 to {MAX_LABEL // 100 - 100002} for labels"

@@ -9,6 +9,8 @@ from alignnet.geometry.misalign import (
     Gaussian,
     Misalignment,
     NoMisalignment,
+    Only,
+    SurfaceModes,
     misaligned,
 )
 from alignnet.geometry.plane import Plane
@@ -30,8 +32,10 @@ __all__ = [
     "Gaussian",
     "Misalignment",
     "NoMisalignment",
+    "Only",
     "Plane",
     "Scatterers",
+    "SurfaceModes",
     "Volumes",
     "WeakMode",
     "displacement",

@@ -3,9 +3,10 @@
     global = rotation · local + translation
 
 The columns of `rotation` are the global directions of local x (u), y (the normal, w) and z (v); the sensitive
-plane is y = 0. The active area is `half` = (half_u, half_v) around `centre` = (centre_u, centre_v).
-A sensor's `name` is its symbolic path, parents separated by `/`; everything known about half-barrels, staves
-and modules is read from there, so that any detector with such names has a hierarchy.
+plane is y = 0, or, where `curvature_radius` is not 0, a sheet that is bent about local z and touches it at
+the local origin (`geometry.surface`). The active area is `half` = (half_u, half_v) around `centre` =
+(centre_u, centre_v). A sensor's `name` is its symbolic path, parents separated by `/`; everything known about
+half-barrels, staves and modules is read from there, so that any detector with such names has a hierarchy.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from alignnet.errors import GeometryError
+from alignnet.geometry.surface import Surface, curvature_of
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,16 @@ class Detector:
         half: half-lengths of the active areas along u and v, shape (sensors, 2).
         centre: local (u, v) of the active areas' centres, shape (sensors, 2).
         x_over_x0: material at normal incidence, shape (sensors,).
-        curvature_radius: 0 for a flat sensor, else the radius of its bend about local z, shape (sensors,).
+        curvature_radius: 0 for a flat sensor, else the radius of its bend about local z, shape (sensors,);
+            > 0 towards w, < 0 away from it. u is then the length along the arc.
         b_z: field along z [T].
         scatterers: passive cylinders.
+        deformation: amplitudes of the Legendre modes of the surfaces [cm], shape (sensors, modes), of a
+            detector as it really stands; None for none.
 
     Raises:
-        GeometryError: shapes disagree, an identifier or a name occurs twice, a rotation is not orthogonal, or
-            a number is not finite.
+        GeometryError: shapes disagree, an identifier or a name occurs twice, a rotation is not orthogonal, a
+            bent sensor overlaps itself, or a number is not finite.
     """
 
     name: str
@@ -77,6 +82,7 @@ class Detector:
     curvature_radius: Tensor
     b_z: float = 0.0
     scatterers: Scatterers = field(default_factory=Scatterers.none)
+    deformation: Tensor | None = None
 
     def __post_init__(self) -> None:
         _check_shapes(self)
@@ -148,11 +154,25 @@ class Detector:
         return replace(self, rotation=rotation, translation=translation)
 
     @cached_property
+    def surface(self) -> Surface:
+        """Shapes of the sensors' sheets."""
+        none = self.half.new_zeros(len(self), 0)
+        amplitude = none if self.deformation is None else self.deformation
+        return Surface(curvature_of(self.curvature_radius), self.half, self.centre, amplitude)
+
+    @cached_property
+    def curved(self) -> Tensor:
+        """Which sensors are bent or deformed (sensors,)."""
+        return (self.surface.curvature != 0) | (self.surface.amplitude != 0).any(-1)
+
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of names and nominal places (rounded to 1 nm): what a checkpoint must agree with."""
         digest = hashlib.sha256("\n".join(self.names).encode())
         for tensor in (self.rotation, self.translation, self.half):
             digest.update(np.round(tensor.numpy() * 1e7).astype(np.int64).tobytes())
+        if (self.curvature_radius != 0).any():
+            digest.update(np.round(self.curvature_radius.numpy() * 1e7).astype(np.int64).tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -190,6 +210,8 @@ def _check_shapes(detector: Detector) -> None:
         "sensor_id": (n,), "layer": (n,), "rotation": (n, 3, 3), "translation": (n, 3), "half": (n, 2),
         "centre": (n, 2), "x_over_x0": (n,), "curvature_radius": (n,),
     }  # fmt: skip
+    if detector.deformation is not None:
+        shapes["deformation"] = (n, detector.deformation.shape[-1])
     for key, shape in shapes.items():
         found = tuple(getattr(detector, key).shape)
         if found != tuple(shape):
@@ -223,6 +245,15 @@ def _check_values(detector: Detector) -> None:
     if flat.any():
         raise GeometryError(
             f"detector {detector.name}: half-lengths of sensor {_first(detector, flat)} are not > 0"
+        )
+    reach = detector.half[:, 0] + detector.centre[:, 0].abs()
+    around = (detector.curvature_radius != 0) & (reach >= torch.pi * detector.curvature_radius.abs())
+    if around.any():
+        name, row = _first(detector, around), int(around.nonzero()[0])
+        raise GeometryError(
+            f"detector {detector.name}: sensor {name} is bent to a radius of "
+            f"{float(detector.curvature_radius[row]):g} cm and reaches {float(reach[row]):g} cm along it, "
+            "expected less than half of the circumference"
         )
 
 

@@ -1,8 +1,10 @@
 """How far an alignment is from the truth, once what no data can fix is taken away.
 
 The displacement between two placements of a sensor is taken at five points, its four corners and its centre,
-along its own u, v and w. Rigid motions of the whole detector (and, stated apart, the weak modes) are removed
-by least squares over the selected sensors before the r.m.s. is quoted (docs/physics.md, Figures of merit).
+along its own u, v and w; of bent sensors and deformed surfaces, which five points do not show, at 5 × 5
+points over the active area, along u, v and w as they are there. Rigid motions of the whole detector (and,
+stated apart, the weak modes) are removed by least squares over the selected sensors before the r.m.s. is
+quoted (docs/physics.md, Figures of merit).
 """
 
 from __future__ import annotations
@@ -12,40 +14,44 @@ from torch import Tensor
 
 from alignnet.geometry import rigid
 from alignnet.geometry.detector import Detector
+from alignnet.geometry.surface import padded
 from alignnet.geometry.weak_modes import rigid_motion_basis, weak_mode_basis
 
 
 def probe_points(detector: Detector) -> Tensor:
     """Local positions (x, y, z) of the corners and the centre of each active area (sensors, 5, 3) [cm]."""
-    sign = torch.tensor([[-1, -1], [-1, 1], [1, -1], [1, 1], [0, 0]], dtype=torch.float64)
-    uv = detector.centre[:, None] + sign * detector.half[:, None]
+    uv = _probes(detector, 6)
     return torch.stack([uv[..., 0], torch.zeros_like(uv[..., 0]), uv[..., 1]], -1)
 
 
 def displacement(detector: Detector, local: Tensor) -> Tensor:
-    """Displacement of the probe points along u, v, w (sensors, 5, 3) [cm] by local sixes (sensors, 6)."""
-    shift, turn = rigid.split_local(local)
-    moved = probe_points(detector) @ rigid.exp_minus_one(turn).transpose(-1, -2) + shift[:, None]
-    return moved[..., torch.tensor(rigid.LOCAL_TO_XYZ)]
+    """Displacement of the probe points along u, v, w (sensors, points, 3) [cm] by local sixes (sensors, 6).
+
+    Columns after the six are amplitudes of the surfaces.
+    """
+    return _displaced(detector, local, rigid.exp_minus_one(rigid.split_local(local[:, :6])[1]))
 
 
 def displacement_rate(detector: Detector, local: Tensor) -> Tensor:
     """The same to first order in the local sixes: linear, for motions given per cm and per rad."""
-    shift, turn = rigid.split_local(local)
-    moved = probe_points(detector) @ rigid.skew(turn).transpose(-1, -2) + shift[:, None]
-    return moved[..., torch.tensor(rigid.LOCAL_TO_XYZ)]
+    return _displaced(detector, local, rigid.skew(rigid.split_local(local[:, :6])[1]))
 
 
-def displacement_metric(detector: Detector) -> Tensor:
-    """G (sensors, 6, 6): localᵀ G local is the mean square displacement of the probe points [cm²]."""
-    unit = torch.eye(6, dtype=torch.float64)[:, None].expand(-1, len(detector), -1)
-    rate = torch.stack([displacement_rate(detector, dof) for dof in unit], -1)  # sensors, 5, 3, 6
+def displacement_metric(detector: Detector, columns: int = 6) -> Tensor:
+    """G (sensors, 6, 6): localᵀ G local is the mean square displacement of the probe points [cm²].
+
+    Args:
+        columns: more than 6 with amplitudes of the surfaces; G has as many.
+    """
+    unit = torch.eye(columns, dtype=torch.float64)[:, None].expand(-1, len(detector), -1)
+    rate = torch.stack([displacement_rate(detector, dof) for dof in unit], -1)  # sensors, points, 3, columns
     return torch.einsum("spci,spcj->sij", rate, rate) / rate.shape[1]
 
 
 def difference(aligned: Tensor, truth: Tensor, detector: Detector) -> Tensor:
-    """Displacement of the probe points between two sets of local sixes, (sensors, 5, 3) [cm]."""
-    return displacement(detector, aligned) - displacement(detector, truth)
+    """Displacement of the probe points between two sets of local sixes, (sensors, points, 3) [cm]."""
+    columns = max(aligned.shape[-1], truth.shape[-1])
+    return displacement(detector, padded(aligned, columns)) - displacement(detector, padded(truth, columns))
 
 
 def shears(detector: Detector) -> Tensor:
@@ -70,29 +76,31 @@ class Recovery:
         detector: the nominal places.
         selected: sensors that count (sensors,).
         weak_modes: remove the weak modes (and shears, see `shears`) besides the rigid motions of the whole.
+        columns: of the tables of local sixes that displacements come from.
     """
 
-    def __init__(self, detector: Detector, selected: Tensor, weak_modes: bool = True) -> None:
-        self.detector, self.selected = detector, selected
+    def __init__(
+        self, detector: Detector, selected: Tensor, weak_modes: bool = True, columns: int = 6
+    ) -> None:
+        self.detector, self.selected, self._table = detector, selected, columns
         basis = rigid_motion_basis(detector)
         if weak_modes:
             basis = torch.cat([basis, weak_mode_basis(detector), shears(detector)])
-        columns = torch.stack(
-            [displacement_rate(detector, mode) for mode in basis], -1
-        )  # sensors, 5, 3, modes
-        size = columns[selected].square().sum((0, 1, 2)).sqrt()
+        basis = padded(basis, columns)
+        moved = torch.stack([displacement_rate(detector, mode) for mode in basis], -1)
+        size = moved[selected].square().sum((0, 1, 2)).sqrt()  # of (sensors, points, 3, modes)
         # A mode that does not move these sensors is rounding errors, not a direction.
         moves = size > 1e-9 * size.amax()
-        self.columns = columns[..., moves] / size[moves]
+        self.columns = moved[..., moves] / size[moves]
         self._q = _orthonormal(self.columns[selected].flatten(0, 2))
 
     def remove(self, displacement: Tensor) -> Tensor:
-        """The displacement of the selected sensors (selected, 5, 3) without collective motions."""
+        """The displacement of the selected sensors (selected, points, 3) without collective motions."""
         flat = displacement[self.selected].flatten()
-        return (flat - self._q @ (self._q.T @ flat)).view(-1, 5, 3)
+        return (flat - self._q @ (self._q.T @ flat)).view(-1, *displacement.shape[1:])
 
     def per_layer(self, displacement: Tensor) -> dict[int, list[float]]:
-        """R.m.s. along u, v, w [cm] of each layer with selected sensors, of displacements (sensors, 5, 3)."""
+        """R.m.s. along u, v, w [cm] of each layer with selected sensors, from (sensors, points, 3)."""
         return self._rms(self.remove(displacement))
 
     def per_layer_alone(self, displacement: Tensor) -> dict[int, list[float]]:
@@ -101,7 +109,7 @@ class Recovery:
         for layer in self.detector.layers:
             mine = self.selected & (self.detector.layer == layer)
             if mine.any():
-                own |= Recovery(self.detector, mine, weak_modes=False).per_layer(displacement)
+                own |= Recovery(self.detector, mine, False, self._table).per_layer(displacement)
         return own
 
     def _rms(self, left: Tensor) -> dict[int, list[float]]:
@@ -111,6 +119,30 @@ class Recovery:
             for layer in self.detector.layers
             if (layers == layer).any()
         }
+
+
+def _probes(detector: Detector, columns: int) -> Tensor:
+    """Local (u, v) of the probe points (sensors, points, 2) [cm]."""
+    if columns == 6 and not bool(detector.curved.any()):
+        sign = torch.tensor([[-1, -1], [-1, 1], [1, -1], [1, 1], [0, 0]], dtype=torch.float64)
+    else:
+        steps = torch.linspace(-1, 1, 5, dtype=torch.float64)
+        sign = torch.cartesian_prod(steps, steps)
+    return detector.centre[:, None] + sign * detector.half[:, None]
+
+
+def _displaced(detector: Detector, local: Tensor, turn: Tensor) -> Tensor:
+    """How shifts of local sixes, these turns (sensors, 3, 3) and amplitudes move the probe points."""
+    uv = _probes(detector, local.shape[-1])
+    surface = detector.surface.spread()
+    points = surface.point(uv)
+    moved = points @ turn.transpose(-1, -2) + rigid.split_local(local[:, :6])[0][:, None]
+    if local.shape[-1] > 6:
+        modes = surface._replace(amplitude=local[:, None, 6:])
+        moved = moved + modes.height(uv)[0][..., None] * surface.normal(uv)
+    if bool(detector.curved.any()):
+        return torch.stack([(moved * axis).sum(-1) for axis in surface.axes(uv)], -1)
+    return moved[..., torch.tensor(rigid.LOCAL_TO_XYZ)]
 
 
 def _orthonormal(columns: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def exp_minus_one(rotation_vector: Tensor) -> Tensor:
     """
     k = skew(rotation_vector)
     angle2 = rotation_vector.square().sum(-1)[..., None, None]
-    return _sinc(angle2) * k + 0.5 * _sinc(angle2 / 4).square() * (k @ k)
+    return sinc_of_square(angle2) * k + 0.5 * sinc_of_square(angle2 / 4).square() * (k @ k)
 
 
 def log(matrix: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ def invert(motion: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return back, -(back @ motion[1][..., None]).squeeze(-1)
 
 
-def _sinc(x2: Tensor) -> Tensor:
+def sinc_of_square(x2: Tensor) -> Tensor:
     """sin(x)/x as a function of x², smooth at 0 in every derivative."""
     series = 1 - x2 / 6 * (1 - x2 / 20 * (1 - x2 / 42 * (1 - x2 / 72)))
     small = x2 < 2.5e-3

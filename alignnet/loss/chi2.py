@@ -32,7 +32,7 @@ from alignnet.physics.helix import Helix
 from alignnet.physics.seed import seed
 from alignnet.physics.trackfit import EventOrigins, derivatives, residuals
 from alignnet.physics.whitening import Whitening
-from alignnet.sensors.parametrisation import Phi
+from alignnet.sensors.parametrisation import Phi, ShapedPhi
 from alignnet.sensors.sensor import SensorLayer
 
 VERTEX = ("given", "fitted", "absent")
@@ -139,7 +139,7 @@ class HelixChi2(nn.Module):
         separable = self.normalisation == "total" and self.vertex != "fitted" and not together
         return batch.by_length() if separable and batch.n_tracks else [batch]
 
-    def forward(self, sensors: SensorLayer, batch: Batch, phi: Phi | None = None) -> Chi2:
+    def forward(self, sensors: SensorLayer, batch: Batch, phi: Phi | ShapedPhi | None = None) -> Chi2:
         """χ² of a batch on sensors at Θ, or at the given Φ; differentiable in Φ and Θ."""
         planes = sensors.planes(batch.uv, batch.sensor, phi)
         return self.at(planes, self.fit(planes.detach(), batch), batch)

@@ -30,7 +30,7 @@ from alignnet.loss.track_store import TrackStore
 from alignnet.physics import helix as hx
 from alignnet.physics.jit import in_threads, pays
 from alignnet.physics.trackfit import derivatives, residuals, step
-from alignnet.sensors.parametrisation import Affine, RigidLocal
+from alignnet.sensors.parametrisation import RigidLocal
 from alignnet.sensors.sensor import SensorLayer
 
 _PART = 1024  # tiles of a part
@@ -60,15 +60,16 @@ class GradientPass:
             they are on disk or there was enough to do for a compiler.
 
     Raises:
-        ConfigError: the kernels were asked for, and this parametrisation bends sensors.
+        ConfigError: the kernels were asked for, and sensors are not rigid planes.
     """
 
     def __init__(
         self, sensors: SensorLayer, steps: int = 1, threads: int | None = None, fused: bool | None = None
     ) -> None:
-        if fused and isinstance(sensors.parametrisation, Affine):
+        if fused and not self._is_rigid(sensors):
             raise ConfigError(
-                "the compiled gradient pass is for rigid sensors; take fused=False for `affine`"
+                "the compiled gradient pass is for rigid, flat sensors; take fused=False for `affine`, bent "
+                "sensors and surface modes"
             )
         self.sensors, self.steps, self.threads, self.fused = sensors, steps, threads, fused
 
@@ -107,9 +108,12 @@ class GradientPass:
         """Whether the compiled kernels take these tracks; `more` are about to be taken (`jit.pays`)."""
         if self.fused is not None:
             return self.fused
-        rigid = not isinstance(self.sensors.parametrisation, Affine)
         double = store.tiles.device.type == "cpu" and self.sensors.theta.dtype == torch.float64
-        return rigid and double and pays(kernels.sweep, more)
+        return self._is_rigid(self.sensors) and double and pays(kernels.sweep, more)
+
+    @staticmethod
+    def _is_rigid(sensors: SensorLayer) -> bool:
+        return sensors.is_rigid and not sensors.is_curved
 
 
 class _Forces:

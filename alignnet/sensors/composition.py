@@ -34,7 +34,7 @@ class Composition:
 
     def __init__(self, detector: Detector, sensors: SensorLayer, volumes: Sequence[Volumes]) -> None:
         self.detector, self.sensors, self.volumes = detector, sensors, list(volumes)
-        self._layer = SensorLayer.of(detector)
+        self._layer = SensorLayer.of(detector, surface_order=sensors.surface_order)
         self._layer.parametrisation = sensors.parametrisation
         self._layer.theta = torch.nn.Parameter(sensors.theta.detach().cpu().double().clone())
 
@@ -57,9 +57,10 @@ class Composition:
             return own + self._linear(sixes)
         self._layer.theta.copy_(own)
         drawn = self.detector.rotation, self.detector.translation
-        place = rigid.place_local(*drawn, self._layer.local())
+        place = rigid.place_local(*drawn, self._layer.local()[:, :6])
         local = rigid.local_of(*drawn, *carried(self.volumes, sixes, place))
-        return self._layer.parametrisation.theta(local, self._layer.frame)
+        theta = self._layer.parametrisation.theta(local, self._layer.frame)
+        return torch.cat([theta, own[:, theta.shape[1] :]], 1)  # surfaces stay as they are
 
     def _linear(self, sixes: Sequence[Tensor]) -> Tensor:
         total = torch.zeros_like(self._layer.theta)

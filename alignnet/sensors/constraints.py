@@ -33,7 +33,7 @@ def set_free(
     Raises:
         ConfigError: a name, layer or degree of freedom does not exist, or nothing is left free.
     """
-    known = sensors.parametrisation.names
+    known = sensors.dof_names
     if missing := sorted(set(layers) - set(detector.layers)):
         raise ConfigError(
             f"sensors.fixed.layers has {missing}; detector {detector.name} has {detector.layers}"

@@ -50,9 +50,13 @@ def frame_motions(detector: Detector, volumes: Volumes) -> Tensor:
 
 
 def theta_motions(sensors: SensorLayer, motions: Tensor) -> Tensor:
-    """The same motions (sensors, 6, motions) in the sensors' degrees of freedom (sensors, dof, motions)."""
+    """The same motions (sensors, 6, motions) in the sensors' degrees of freedom (sensors, dof, motions).
+
+    They leave the surfaces as they are.
+    """
     local = motions.new_zeros(len(motions), 6, requires_grad=True)
     with torch.enable_grad():
         theta = sensors.parametrisation.theta(local, sensors.frame)
         rows = [torch.autograd.grad(dof.sum(), local, retain_graph=True)[0] for dof in theta.unbind(-1)]
-    return torch.stack(rows, -2) @ motions
+    found = torch.stack(rows, -2) @ motions
+    return torch.nn.functional.pad(found, (0, 0, 0, sensors.theta.shape[-1] - found.shape[-2]))

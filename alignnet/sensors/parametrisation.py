@@ -30,6 +30,14 @@ class Phi(NamedTuple):
     bias: Tensor  # (..., 3) along u, v, w [cm]
 
 
+class ShapedPhi(NamedTuple):
+    """Φ of sensors whose surfaces have modes."""
+
+    weight: Tensor
+    bias: Tensor
+    modes: Tensor  # (..., modes) their amplitudes [cm]
+
+
 class Frame(NamedTuple):
     """The constants of sensors that Θ → Φ needs."""
 

@@ -35,13 +35,14 @@ class AssembledProblem(Problem):
     """`Problem` with an assembled H; blocks are added one by one.
 
     Args:
-        sensors: gives ∂Φ/∂Θ at the point of linearisation, and which degrees of freedom are free.
+        sensors: gives `SensorLayer.motion` at the point of linearisation, and which degrees of freedom are
+            free.
     """
 
     def __init__(self, sensors: SensorLayer) -> None:
         self.blocks, self.dtype = [], torch.float64
-        self.free = sensors.free.double()
-        self.jacobian = sensors.jacobian().double() * self.free[:, None]
+        self.free, self.is_rigid = sensors.free.double(), sensors.is_rigid
+        self.jacobian = sensors.motion().double() * self.free[:, None]
         n, n_dof = self.free.shape
         self._pairs = [PairBlocks(n, n_dof) for _ in range(min(torch.get_num_threads(), _MOST_SHARES))]
         self._moves = (self.free > 0).any(-1).numpy()
@@ -64,7 +65,7 @@ class AssembledProblem(Problem):
         """
         if len(block.origin_inverse) or not self._pairs:
             raise ValueError("blocks with fitted origins, or after the first product, cannot be assembled")
-        fields = (block.slope, block.arm, block.force, block.noise, block.metric)
+        fields = (block.slope, block.arm, block.response, block.force, block.noise, block.metric)
         tracks = [block.sensor.numpy(), block.is_hit.numpy(), *(field.double().numpy() for field in fields)]
         order = _neighbours_together(block.sensor.numpy())
         n = len(self._pairs)

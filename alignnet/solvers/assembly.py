@@ -20,6 +20,7 @@ def accumulate(
     is_hit: Array,
     slope: Array,
     arm: Array,
+    response: Array,
     force: Array,
     noise: Array,
     metric: Array,
@@ -40,8 +41,8 @@ def accumulate(
     """Add tracks from the `first` in an order on, as long as there is room for their blocks.
 
     Args:
-        sensor, is_hit, slope, arm, force, noise, metric: of a `Block`.
-        jacobian: ∂Φ/∂Θ (sensors, 9, dof), 0 for what is fixed.
+        sensor, is_hit, slope, arm, response, force, noise, metric: of a `Block`.
+        jacobian: `SensorLayer.motion`, 0 for what is fixed.
         moves: sensors with anything free (sensors,).
         order: of the tracks (tracks,).
         tracks_before: tracks added by earlier blocks; the track's number makes the signs of its noise.
@@ -70,7 +71,10 @@ def accumulate(
                     hits[sensor[t, h]] += 1
                 if moves[sensor[t, h]]:
                     column[count], rows[count] = h, sensor[t, h]
-                    derivative(jacobian[rows[count]], slope[t, h], arm[t, h], change[count], width)
+                    if response.shape[3]:
+                        chained(jacobian[rows[count]], response[t, h], change[count], width)
+                    else:
+                        derivative(jacobian[rows[count]], slope[t, h], arm[t, h], change[count], width)
                     count += 1
         places(count, rows, share, table, used, where)
         signs(tracks_before + t, sign)
@@ -101,6 +105,17 @@ def derivative(jacobian: Array, slope: Array, arm: Array, out: Array, width: tup
         v = jacobian[2, d] * arm[0] + jacobian[3, d] * arm[1] + jacobian[7, d]
         w = jacobian[4, d] * arm[0] + jacobian[5, d] * arm[1] + jacobian[8, d]
         out[0, d], out[1, d] = slope[0] * w - u, slope[1] * w - v
+
+
+@compiled
+def chained(jacobian: Array, response: Array, out: Array, width: tuple[int, ...]) -> None:
+    """`Block.derivative` of one hit on a curved sensor (2, dof)."""
+    for k in range(2):
+        for d in range(len(width)):
+            s = 0.0
+            for e in range(response.shape[1]):
+                s += response[k, e] * jacobian[e, d]
+            out[k, d] = s
 
 
 @compiled

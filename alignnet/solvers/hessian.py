@@ -20,7 +20,8 @@ class Problem:
     """The quadratic ½ δᵀHδ + gᵀδ of a linearised alignment.
 
     Args:
-        sensors: gives ∂Φ/∂Θ at the point of linearisation, and which degrees of freedom are free.
+        sensors: gives `SensorLayer.motion` at the point of linearisation, and which degrees of freedom are
+            free.
         blocks: this rank's tracks.
         dtype: of vectors.
         consume: empty the list of blocks on the way, which saves memory.
@@ -34,7 +35,7 @@ class Problem:
         consume: bool = False,
     ) -> None:
         self.blocks, self.dtype = merged(blocks, consume), dtype
-        self.jacobian = sensors.jacobian()
+        self.jacobian, self.is_rigid = sensors.motion(), sensors.is_rigid
         self.free = sensors.free.to(dtype)
         self.jacobian = self.jacobian * self.free[:, None]
         self._rows = [block.metric.shape[0] * block.metric.shape[1] for block in self.blocks]

@@ -12,8 +12,9 @@ track's slopes t_u/t_n and t_v/t_n in the sensor's frame, its residual changes b
     δr_u = −δu + (t_u/t_n) δw,   δr_v = −δv + (t_v/t_n) δw
 
 with s̃ at the *predicted* position, where this is exact for rigid motions. So a hit needs four numbers (two
-slopes, two coordinates), and ∂Φ/∂Θ is applied once for each sensor. Where events' origins are fitted, they
-are projected out too.
+slopes, two coordinates), and ∂Φ/∂Θ is applied once for each sensor; hits on bent sensors, or on ones whose
+surfaces have modes, hold their derivatives by Θ (`SensorLayer.hit_response`). Where events' origins are
+fitted, they are projected out too.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Block(NamedTuple):
     is_hit: Tensor  # (tracks, hits)
     slope: Tensor  # t_u/t_n and t_v/t_n (tracks, hits, 2)
     arm: Tensor  # (s̃₁, s̃₂, 1) of the predicted position (tracks, hits, 3)
+    response: Tensor  # change of the rows by Θ of curved sensors (tracks, hits, 2, dof), else (…, 0)
     force: Tensor  # c V⁻¹P r of the rows (tracks, 2·hits)
     noise: Tensor  # the same for residuals of pure noise, a draw whose gradient is N(0, H); (tracks, 2·hits)
     metric: Tensor  # c V⁻¹P of the rows (tracks, 2·hits, 2·hits)
@@ -55,10 +57,13 @@ class Block(NamedTuple):
         """Change of each hit's two rows by its own sensor's Θ, (tracks, hits, 2, dof).
 
         Args:
-            jacobian: ∂Φ/∂Θ of the sensors, along their axes (`SensorLayer.jacobian`; sensors, 9, dof).
+            jacobian: `SensorLayer.motion` (sensors, 9, dof), or of curved sensors (sensors, dof, dof), times
+                what is wanted of it.
         """
         own = jacobian.to(self.arm.dtype).index_select(0, self.sensor.flatten())
         own = own.unflatten(0, self.sensor.shape)
+        if self.response.shape[-1]:
+            return self.response @ own
         s1, s2 = self.arm[..., 0, None], self.arm[..., 1, None]
         move = [own[..., 2 * k, :] * s1 + own[..., 2 * k + 1, :] * s2 + own[..., 6 + k, :] for k in range(3)]
         return torch.stack([self.slope[..., k, None] * move[2] - move[k] for k in range(2)], 2)
@@ -74,7 +79,7 @@ class Block(NamedTuple):
         n = 2 * n_hits
         return Block(
             self.sensor[rows, :n_hits], self.is_hit[rows, :n_hits],
-            self.slope[rows, :n_hits], self.arm[rows, :n_hits],
+            self.slope[rows, :n_hits], self.arm[rows, :n_hits], self.response[rows, :n_hits],
             self.force[rows, :n], self.noise[rows, :n], self.metric[rows, :n, :n],
             self.event[rows], self.towards_origin[rows, :n], self.origin_inverse,
         )  # fmt: skip
@@ -139,10 +144,11 @@ def linearise_at(
         epsilon = _standard_normal(
             scale.new_empty(len(scale), compiled_linear.rows_of(fit, batch)), batch, seed
         )
-        computed = compiled_linear.linear(loss, sensors, planes, fit, batch, scale, epsilon)
+        slope, arm, *rows = compiled_linear.linear(loss, sensors, planes, fit, batch, scale, epsilon)
+        response = _response(sensors, planes, slope, arm, batch)
         origins = scale.new_zeros(len(scale), 0, 3), scale.new_zeros(0, 3, 3)
-        stored = [t.to(dtype) for t in (*computed, *origins)]
-        return Block._make([batch.sensor, batch.is_hit, *stored[:5], batch.event, *stored[5:]])
+        stored = [t.to(dtype) for t in (slope, arm, response, *rows, *origins)]
+        return Block._make([batch.sensor, batch.is_hit, *stored[:6], batch.event, *stored[6:]])
     r, j, a = loss.rows(planes, fit, batch)
     r, j = _used(r, scale), _used(j, scale)
     projected = _used(_projected_rows(fit, j), scale)  # P L⁻¹, (tracks, rows, 2·hits)
@@ -157,7 +163,8 @@ def linearise_at(
         inverse, move = _origin_noise(a, epsilon, scale, fit, batch, seed)
         noise = noise - (towards @ move[..., None]).squeeze(-1)
     slope, arm = (_used(lever, scale) for lever in _levers(sensors, planes, fit, batch))
-    stored = [t.to(dtype) for t in (slope, arm, force, noise, metric)]
+    response = _used(_response(sensors, planes, slope, arm, batch), scale)
+    stored = [t.to(dtype) for t in (slope, arm, response, force, noise, metric)]
     rest = [batch.event, towards.to(dtype), inverse.to(dtype)]
     return Block._make([batch.sensor, batch.is_hit, *stored, *rest])
 
@@ -211,3 +218,13 @@ def _levers(sensors: SensorLayer, planes: Plane, fit: Fit, batch: Batch) -> tupl
     arm = torch.cat([tilde, torch.ones_like(tilde[..., :1])], -1)
     hit = batch.is_hit[..., None]
     return torch.where(hit, slope, 0.0), torch.where(hit, arm, 0.0)
+
+
+def _response(sensors: SensorLayer, planes: Plane, slope: Tensor, arm: Tensor, batch: Batch) -> Tensor:
+    """`SensorLayer.hit_response` of all hits; 0 for padding."""
+    if not sensors.is_curved:
+        return slope.new_zeros(*slope.shape, 0)
+    half, centre = (table[batch.sensor] for table in (sensors.half_length, sensors.centre))
+    residual = arm[..., :2] * half + centre - batch.uv
+    found = sensors.hit_response(planes, slope, residual, batch.uv, batch.sensor)
+    return torch.where(batch.is_hit[..., None, None], found, 0.0)

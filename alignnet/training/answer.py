@@ -27,8 +27,8 @@ ALIGNED, FIXED, TOO_FEW_HITS = 0, 1, 2
 class Answer:
     """An alignment of a detector's sensors."""
 
-    local: Tensor  # local six (sensors, 6)
-    error: Tensor  # σ of each (sensors, 6); NaN where hits do not determine it
+    local: Tensor  # local six (sensors, 6), with amplitudes of surfaces after it where these are free
+    error: Tensor  # σ of each, of the same shape; NaN where hits do not determine it
     n_hits: Tensor  # hits of training tracks (sensors,)
     status: Tensor  # 0 aligned, 1 fixed, 2 too few hits (sensors,)
     error_draws: list[Tensor]  # draws of the statistical errors of all sensors together, each (sensors, 6)
@@ -60,8 +60,7 @@ def answer_of(
         start: where the run's start has volumes above the sensors.
     """
     local = module.sensors.local()
-    layer = SensorLayer.of(module.detector)
-    layer.set_local(local)
+    layer = SensorLayer.at(module.detector, local)
     solver = _solver(module, layer)
     for batch in data.loader("train"):
         for part in module.loss.parts(batch):
@@ -93,7 +92,9 @@ def _trained(module: AlignmentModule) -> GaussNewton | None:
 def _solver(module: AlignmentModule, layer: SensorLayer) -> GaussNewton:
     """A Gauss–Newton system with the run's own priors, or with none."""
     same = layer.parametrisation.names == module.sensors.parametrisation.names
-    layer.free.copy_(module.sensors.free if same else module.sensors.free.any(-1, keepdim=True).expand(-1, 6))
+    free, n = module.sensors.free, len(module.sensors.parametrisation.names)
+    six = free[:, :n].any(-1, keepdim=True).expand(-1, 6)
+    layer.free.copy_(free if same else torch.cat([six, free[:, n:]], -1))
     used = module.make_optimizer([torch.nn.Parameter(module.sensors.theta.detach().clone())])
     if isinstance(used, GaussNewton):
         solver = module.make_optimizer([layer.theta])

@@ -113,7 +113,8 @@ class AlignmentMonitor(L.Callback):
         assert self.truth is not None
         if self._recovery is None:
             every = torch.ones(len(module.detector), dtype=torch.bool)
-            self._recovery = Recovery(module.detector, every)
+            columns = max(local.shape[1], self.truth.shape[1])
+            self._recovery = Recovery(module.detector, every, columns=columns)
         left = self._recovery.per_layer(difference(local, self.truth, module.detector))
         for layer, values in left.items():
             for coordinate, value in zip(COORDINATES, values, strict=True):

@@ -20,7 +20,7 @@ from alignnet.errors import ConfigError
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.volumes import Volumes
 from alignnet.sensors.hierarchy import theta_motions
-from alignnet.sensors.parametrisation import RigidLocal
+from alignnet.sensors.parametrisation import Affine, RigidLocal
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.assembled import Collection
 from alignnet.solvers.constrained import ConstrainedPreconditioner, Constraints, minimised
@@ -80,6 +80,7 @@ class GaussNewton(torch.optim.Optimizer):
             sensors themselves); empty for one of all levels.
         modes: weak modes that the answer's displacement from the start shall not have: by name, 0 for exactly
             none, or `{sigma: cm}` for a prior of its amplitude at the edge.
+        surface_prior: width of the prior of amplitudes of the sensors' surfaces [cm]; null for none.
     """
 
     def __init__(
@@ -98,7 +99,12 @@ class GaussNewton(torch.optim.Optimizer):
         zero_mean: Sequence[str] = (),
         schedule: Sequence[Mapping[str, Any]] = (),
         modes: Modes | None = None,
+        surface_prior: float | None = None,
     ) -> None:
+        if surface_prior is not None and not surface_prior > 0:
+            raise ConfigError(
+                f"optimizer.surface_prior is {surface_prior}; expected a length > 0 in cm, or null"
+            )
         if precision not in ("float64", "float32"):
             raise ConfigError(f"optimizer.precision is {precision!r}; choose float64 or float32")
         if not lr > 0 or not min_hits >= 0:
@@ -120,6 +126,7 @@ class GaussNewton(torch.optim.Optimizer):
         self.dtype: torch.dtype = getattr(torch, precision)
         self.level_priors = {name: level_prior(name, sigma) for name, sigma in (levels or {}).items()}
         self.sensor_prior = pair(SENSOR, sensor_prior)
+        self.surface_prior = surface_prior
         self.gauge, self.zero_mean, self.modes = bool(gauge), tuple(zero_mean), dict(modes or {})
         for name, wanted in self.modes.items():
             mode_width(name, wanted)
@@ -141,7 +148,7 @@ class GaussNewton(torch.optim.Optimizer):
             ConfigError: a level that neither has, or the sensors have a prior, but not the six degrees of
                 freedom that it is for.
         """
-        if self.sensor_prior is not None and sensors.theta.shape[-1] != 6:
+        if self.sensor_prior is not None and isinstance(sensors.parametrisation, Affine):
             raise ConfigError(
                 "optimizer.sensor_prior is for six degrees of freedom a sensor; "
                 "set optimizer.sensor_prior=null with sensors.parametrisation=affine"
@@ -205,7 +212,7 @@ class GaussNewton(torch.optim.Optimizer):
         assert self._held is not None
         hierarchy = Hierarchical(
             problem, [one for one in self._levels if self.stage.moves(one.name)],
-            prior_weight(self.sensor_prior), moves, self._all.basis, self._held.penalties,
+            self._own_weight(), moves, self._all.basis, self._held.penalties,
         )  # fmt: skip
         precision = "float32" if len(hierarchy) > _SINGLE else "float64"
         inverse = direct_preconditioner(hierarchy, precision) or hierarchy.preconditioner()
@@ -214,13 +221,28 @@ class GaussNewton(torch.optim.Optimizer):
         constraints = Constraints(hierarchy, self._whole, self._volumes, self._held.exact)
         return hierarchy, ConstrainedPreconditioner(inverse, constraints) if len(constraints) else inverse
 
+    def _own_weight(self) -> Tensor:
+        """1/σ² of the sensors' own priors, those of surfaces last; (6,) where there are none."""
+        assert self._sensors is not None
+        weight = prior_weight(self.sensor_prior)
+        if not self._sensors.n_modes:
+            return weight
+        modes = 0.0 if self.surface_prior is None else self.surface_prior**-2
+        return torch.cat([weight, weight.new_full((self._sensors.n_modes,), modes)])
+
     def _own_basis(self) -> Tensor | None:
         """The motions in their own frame that a prior of the sensors is about; None where these are Θ."""
         assert self._sensors is not None
         if self.sensor_prior is None or isinstance(self._sensors.parametrisation, RigidLocal):
             return None
-        six = torch.eye(6, dtype=torch.float64).expand(len(self._sensors.theta), 6, 6)
-        return theta_motions(self._sensors, six.to(self._sensors.theta.device))
+        n, n_modes = len(self._sensors.theta), self._sensors.n_modes
+        six = torch.eye(6, dtype=torch.float64).expand(n, 6, 6)
+        basis = torch.nn.functional.pad(
+            theta_motions(self._sensors, six.to(self._sensors.theta.device)), (0, n_modes)
+        )
+        if n_modes:
+            basis[:, -n_modes:, -n_modes:] = torch.eye(n_modes).to(basis)
+        return basis
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]

@@ -68,7 +68,7 @@ class PreconditionedSGD(torch.optim.Optimizer):
             ndf: degrees of freedom of a mean batch, the cost's denominator.
             share: of a mean batch in the training events.
         """
-        local = self._inverse(blocks, share)
+        local = self._inverse(blocks, share, batches[0].is_rigid)
         largest = max(largest_eigenvalue(batch, local) for batch in batches)
         parameter = self.param_groups[0]["params"][0]
         free = batches[0].free  # what is fixed does not even move by rounding errors
@@ -78,12 +78,13 @@ class PreconditionedSGD(torch.optim.Optimizer):
         self.state[parameter]["largest"] = largest
         return largest
 
-    def _inverse(self, blocks: Tensor, share: float) -> BlockJacobi:
+    def _inverse(self, blocks: Tensor, share: float, rigid: bool) -> BlockJacobi:
         if self.block == "diagonal":
             blocks = torch.diag_embed(blocks.diagonal(dim1=-2, dim2=-1))
         n_dof = blocks.shape[-1]
         weight = prior_weight(self.tolerance)
-        weight = weight if n_dof == 6 else weight[:1].expand(n_dof)
+        lengths = weight[:1].expand(n_dof)  # W and b of `affine`, and amplitudes of surfaces
+        weight = torch.cat([weight, lengths[6:]]) if rigid else lengths
         return BlockJacobi(blocks + torch.diag(weight * share))
 
     @torch.no_grad()

@@ -16,6 +16,7 @@ from alignnet.errors import ConfigError
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.mode_amplitudes import ModeAmplitudes
 from alignnet.geometry.recovery import displacement_metric, shears
+from alignnet.geometry.surface import padded
 from alignnet.geometry.weak_modes import rigid_motion_basis, weak_mode_basis
 from alignnet.solvers.constrained import constraints_of
 from alignnet.solvers.errors import Errors, Removal, drawn_errors, error_draws, exact_errors
@@ -91,7 +92,8 @@ class Uncertainty:
         """
         if not (self.errors or self.n_modes) or not bool((system[0].problem.free > 0).any()):
             return None, None
-        metric = displacement_metric(detector).to(system[0].weight)
+        columns = system[0].problem.free.shape[-1]
+        metric = displacement_metric(detector, columns).to(system[0].weight)
         n_modes = self.n_modes if _is_held(system[0]) or self._dense(system[0]) else max(self.n_modes, _NULL)
         found = self._spectrum(system, detector, metric, n_modes, precision) if n_modes else None
         errors = None
@@ -133,9 +135,10 @@ class Uncertainty:
     ) -> Spectrum:
         if len(system[0]) <= EXACT:
             return exact_spectrum(system[0], metric, n_modes, precision)
-        guesses = [rigid_motion_basis(detector), weak_mode_basis(detector), shears(detector)]
+        guesses = torch.cat([rigid_motion_basis(detector), weak_mode_basis(detector), shears(detector)])
+        guesses = padded(guesses, metric.shape[-1])
         return lowest_spectrum(
-            *system, metric, n_modes, torch.cat(guesses), precision, progress=self.step
+            *system, metric, n_modes, guesses, precision, progress=self.step
         )  # fmt: skip
 
     def _drawn(self, system: tuple[Hierarchical, Preconditioner], removal: Removal, seed: int) -> Errors:

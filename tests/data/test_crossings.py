@@ -12,7 +12,6 @@ from torch import Tensor
 from alignnet.data.crossings import Crossings, crossings, in_active_area, layers_of, local_point
 from alignnet.data.sources import Beam, Cosmics, ParticleGun, Source
 from alignnet.data.streams import Streams
-from alignnet.errors import GeometryError
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.its2 import its2
 from alignnet.geometry.misalign import misaligned
@@ -199,13 +198,6 @@ def test_rotating_detector_and_tracks_about_z_gives_the_same_crossings(barrel):
     assert torch.equal(first.track, second.track)
     assert torch.equal(first.sensor, second.sensor)
     torch.testing.assert_close(first.uv, second.uv, rtol=0, atol=1e-10)
-
-
-def test_a_bent_sensor_is_refused():
-    detector = telescope([1.0, 2.0], 1.0, 1.0)
-    bent = replace(detector, curvature_radius=torch.tensor([0.0, 3.0], dtype=torch.float64))
-    with pytest.raises(GeometryError, match=r"telescope/plane1.*bent"):
-        layers_of(bent)
 
 
 @pytest.fixture(scope="module")

@@ -158,8 +158,10 @@ def test_a_stave_believed_off_by_some_micrometres_shows_in_its_overlaps_by_as_mu
     moved[:, 0] = -30 * UM * towards * inside  # believed 30 µm short of where it is
     before, after = (overlaps_at(detector, local, many) for local in (nominal, moved))
     change = {}
-    for a, b in np.argwhere(before.pairs[:, :, 0, 0] > 5).tolist():
-        means = [one.pairs[a, b, 0, 1] / one.pairs[a, b, 0, 0] / UM for one in (before, after)]
+    assert np.array_equal(before.pair, after.pair)
+    for row in np.flatnonzero(before.moments[:, 0, 0] > 5).tolist():
+        a, b = divmod(int(before.pair[row]), len(names))
+        means = [one.moments[row, 0, 1] / one.moments[row, 0, 0] / UM for one in (before, after)]
         change[names[a], names[b]] = means[1] - means[0]
     name = names[mine]
     ours = {pair: value for pair, value in change.items() if name in pair}

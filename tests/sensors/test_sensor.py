@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from small_detectors import barrel, random_local
 from torch import Tensor
 
-from alignnet.errors import ConfigError, GeometryError
+from alignnet.errors import ConfigError
 from alignnet.geometry import rigid
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.its2 import its2
@@ -213,13 +211,6 @@ def test_affine_moves_a_sensor_in_ways_that_no_rigid_motion_does():
     ends = layer[0](uv).detach()
     length = float((ends[1] - ends[0]).norm())
     assert length == pytest.approx(1.01 * 2 * float(SMALL.half[0, 0]), rel=1e-12)
-
-
-def test_a_bent_sensor_is_refused_by_name():
-    radius = torch.zeros(len(SMALL), dtype=torch.float64)
-    radius[5] = 4.0
-    with pytest.raises(GeometryError, match=SMALL.names[5]):
-        SensorLayer.of(replace(SMALL, curvature_radius=radius))
 
 
 def test_an_unknown_parametrisation_is_refused_with_the_choices():

@@ -13,7 +13,9 @@ from alignnet.evaluation.report.numbers import table as table_of
 from alignnet.evaluation.report.pictures import Picture, panels
 from alignnet.evaluation.report.report import Report
 from alignnet.evaluation.report.rules_physics import modes as mode_rule
+from alignnet.geometry.surface import LARGEST_ORDER, mode_names
 
+_MODES = mode_names(LARGEST_ORDER)
 _DOF = {"du": "µm", "dv": "µm", "dw": "µm", "rot_u": "mrad", "rot_v": "mrad", "rot_w": "mrad"}
 _EPOCHS = {
     "χ²/ndf, training": "train/chi2_per_ndf",
@@ -98,11 +100,12 @@ def _errors(metrics: Mapping[str, Any]) -> Html:
     how = f"from {plural(found.get('n_draws') or 0, 'draw')}" if found.get("n_draws") else "exact"
     known = finite(found.get("relative"))
     how += f", each known to {short(100 * known, 2)} % of itself" if known else ""
-    columns = [Column("layer", True), *(Column(f"{name} [{unit}]") for name, unit in _DOF.items())]
+    dof = _DOF | {name: "µm" for name in _MODES if any(f"{name}_um" in row for row in layers.values())}
+    columns = [Column("layer", True), *(Column(f"{name} [{unit}]") for name, unit in dof.items())]
     rows = [
         [
             name.removeprefix("layer"),
-            *(short(row.get(f"{n}_{unit.replace('µ', 'u')}")) for n, unit in _DOF.items()),
+            *(short(row.get(f"{n}_{unit.replace('µ', 'u')}")) for n, unit in dof.items()),
         ]
         for name, row in layers.items()
     ]
@@ -113,10 +116,10 @@ def _pulls(metrics: Mapping[str, Any]) -> Html:
     found = table_of(metrics, "pulls")
     if not found:
         return Html("")
-    columns = [Column("layer", True), *map(Column, _DOF), Column("all")]
+    names = [*_DOF, *(name for name in _MODES if any(name in row for row in found.values())), "all"]
+    columns = [Column("layer", True), *map(Column, names)]
     rows = [
-        [name.removeprefix("layer"), *(short(at(row, dof)) for dof in (*_DOF, "all"))]
-        for name, row in found.items()
+        [name.removeprefix("layer"), *(short(at(row, dof)) for dof in names)] for name, row in found.items()
     ]
     caption = (
         "Pulls: width of (answer − truth) / σ, rigid motions removed; 1 where the errors cover the truth"

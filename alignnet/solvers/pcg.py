@@ -10,6 +10,9 @@ from torch import Tensor
 
 from alignnet.errors import ConvergenceError
 
+_ROUNDING = 1e-10
+"""Of the first rᵀM⁻¹r: by so much it may fall below 0. Constraints that take most of r leave its rounding."""
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -71,7 +74,7 @@ def conjugate_gradients(
         q = matrix(p)
         curvature = float((p * q).sum())
         if not curvature > 0:
-            if iteration and curvature >= -1e-12 * start:
+            if iteration and curvature >= -_ROUNDING * start:
                 break
             raise ConvergenceError(
                 f"conjugate gradients met the curvature {curvature:.3g} in iteration {iteration}"
@@ -88,6 +91,6 @@ def conjugate_gradients(
 
 def _checked(rho: float, start: float, iteration: int) -> float:
     """rᵀM⁻¹r, finite and, but for rounding, not below 0."""
-    if not -1e-12 * start <= rho < float("inf"):
+    if not -_ROUNDING * start <= rho < float("inf"):
         raise ConvergenceError(f"conjugate gradients met the norm {rho:.3g} in iteration {iteration}")
     return max(rho, 0.0)

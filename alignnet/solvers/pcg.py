@@ -11,7 +11,7 @@ from torch import Tensor
 from alignnet.errors import ConvergenceError
 
 _ROUNDING = 1e-10
-"""Of the first rᵀM⁻¹r: by so much it may fall below 0. Constraints that take most of r leave its rounding."""
+"""Of |r| |M⁻¹r|: by so much rᵀM⁻¹r may fall below 0. Constraints that take most of r leave its rounding."""
 
 
 @dataclass(frozen=True)
@@ -67,21 +67,21 @@ def conjugate_gradients(
     """
     x, r = torch.zeros_like(b), b.clone()
     z = preconditioner(r)
-    p, rho = z.clone(), float((r * z).sum())
-    start, iteration = _checked(rho, rho, 0), 0
+    p, start, iteration = z.clone(), _norm(r, z, 0), 0
+    rho = start
     goal = max(tolerance**2 * start, enough)
     while iteration < max_iterations and rho > goal:
         q = matrix(p)
         curvature = float((p * q).sum())
         if not curvature > 0:
-            if iteration and curvature >= -_ROUNDING * start:
+            if iteration and curvature >= -1e-12 * start:
                 break
             raise ConvergenceError(
                 f"conjugate gradients met the curvature {curvature:.3g} in iteration {iteration}"
             )
         x, r = x + rho / curvature * p, r - rho / curvature * q
         z = preconditioner(r)
-        rho, last = _checked(float((r * z).sum()), start, iteration), rho
+        rho, last = _norm(r, z, iteration), rho
         p, iteration = z + rho / last * p, iteration + 1
         if progress is not None:
             progress(iteration, (rho / start) ** 0.5)
@@ -89,8 +89,9 @@ def conjugate_gradients(
     return Solution(x, iteration, residual, rho <= goal)
 
 
-def _checked(rho: float, start: float, iteration: int) -> float:
-    """rᵀM⁻¹r, finite and, but for rounding, not below 0."""
-    if not -_ROUNDING * start <= rho < float("inf"):
+def _norm(r: Tensor, z: Tensor, iteration: int) -> float:
+    """rᵀM⁻¹r with z = M⁻¹r, finite and, but for rounding, not below 0."""
+    rho = float((r * z).sum())
+    if not -_ROUNDING * float(r.norm() * z.norm()) <= rho < float("inf"):
         raise ConvergenceError(f"conjugate gradients met the norm {rho:.3g} in iteration {iteration}")
     return max(rho, 0.0)

@@ -12,7 +12,6 @@ from torch import Tensor
 from alignnet.data.crossings import Crossings, crossings, in_active_area, layers_of, local_point
 from alignnet.data.sources import Beam, Cosmics, ParticleGun, Source
 from alignnet.data.streams import Streams
-from alignnet.errors import GeometryError
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.its2 import its2
 from alignnet.geometry.misalign import misaligned

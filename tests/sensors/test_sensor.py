@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from small_detectors import barrel, random_local
 from torch import Tensor
 
-from alignnet.errors import ConfigError, GeometryError
+from alignnet.errors import ConfigError
 from alignnet.geometry import rigid
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.its2 import its2

@@ -107,18 +107,18 @@ def _check_suffix(output: Path, suffixes: tuple[str, ...]) -> None:
 
 def _detector(config: DictConfig, kind: str) -> Detector | None:
     """The detector that the keys describe, None where they do not."""
-    if config.get("detector") is not None:
-        if config.sensors is not None:
+    if config.sensors is not None:
+        if config.get("detector") is not None:
             raise ConfigError("both detector and sensors are given; which of them do the hits refer to?")
-        return detector_of(config.detector)
-    if config.sensors is None:
-        given = [key for key in ("scatterers", "b_z", "name") if config[key] is not None]
-        if given:
-            raise ConfigError(
-                f"{given[0]} goes with a table of sensors: give sensors=FILE.csv, or leave it out"
-            )
-        return None
-    return read_sensor_table(config.sensors, _field(config.b_z), config.name, config.scatterers)
+        return read_sensor_table(config.sensors, _field(config.b_z), config.name, config.scatterers)
+    given = [key for key in ("scatterers", "b_z", "name") if config[key] is not None]
+    if given:
+        chips = kind == "o2" or config.get("detector") is not None
+        field = "; the field of ITS2 is detector=its2 detector.b_z=…" if given[0] == "b_z" and chips else ""
+        raise ConfigError(
+            f"{given[0]} goes with a table of sensors: give sensors=FILE.csv, or leave it out{field}"
+        )
+    return None if config.get("detector") is None else detector_of(config.detector)
 
 
 def _field(b_z: float | str | None) -> float:

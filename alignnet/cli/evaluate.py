@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import replace
@@ -15,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from alignnet.cli.app import command
 from alignnet.cli.provenance import provenance, typed
 from alignnet.cli.report import leave_report
-from alignnet.cli.run_folder import trained_config, warn_unless_converged
+from alignnet.cli.run_folder import trained_config, trained_metrics, warn_unless_converged
 from alignnet.cli.setup import evaluation_of, load_problem, quiet
 from alignnet.data.memory import peak_memory_mb
 from alignnet.data.root_alignment import read_alignment, read_alignment_table
@@ -25,7 +24,7 @@ from alignnet.evaluation.summary import report, write_metrics
 from alignnet.geometry.detector import Detector
 from alignnet.training.answer import ALIGNED, FIXED
 
-OF_TRAINING = ("errors", "pulls", "spectrum")
+OF_TRAINING = ("errors", "pulls", "spectrum", "weak_modes", "volumes")
 """What training found of the answer's errors, whichever tracks are evaluated."""
 
 log = logging.getLogger("alignnet.evaluate")
@@ -59,7 +58,9 @@ def main(config: DictConfig) -> None:
         aligned=answer.status == ALIGNED,
         answer=answer,
     )
-    trained = _trained(run)
+    trained = trained_metrics(run)
+    log.info("%s: %d sensors, evaluating %s tracks from %s", problem.detector.name, len(problem.detector),
+             f"{len(evaluation.tracks):,}", ", ".join(problem.data.files))  # fmt: skip
     metrics = evaluation.run(run / "evaluation", trained.get("history", []))
     metrics |= _limits(trained, metrics)
     metrics |= {key: trained[key] for key in OF_TRAINING if key in trained}
@@ -69,12 +70,6 @@ def main(config: DictConfig) -> None:
     report(metrics, run / "evaluation")
     if settings.evaluation.report:
         leave_report(run, metrics, problem.detector, local, trained)
-
-
-def _trained(run: Path) -> dict[str, Any]:
-    path = run / "metrics.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    return found
 
 
 def _answer(run: Path, detector: Detector) -> SensorAnswer:

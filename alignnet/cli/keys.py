@@ -40,16 +40,18 @@ class Train:
     early_stop: Section | None = None
     averaging: Section | None = None
     require_convergence: bool = True
+    task: Literal["alignment"] = "alignment"
 
 
 @dataclass(frozen=True)
 class Sensors:
     """Its section `sensors`."""
 
-    parametrisation: Literal["local", "global", "affine"]
+    parametrisation: Literal["local", "global", "affine", "field"]
     surface_order: int
     start: str | None
     fixed: Section
+    field: Section = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Evaluation:
     errors: Literal["exact", "draws", "auto"] | None
     draws: int
     spectrum: int
+    mode_aim: float | None
     dca_vertex: Literal["given", "leave_one_out", "truth"]
     part: Literal["all", "train", "validation", "test"]
     max_tracks: int | None

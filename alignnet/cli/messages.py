@@ -6,10 +6,13 @@ the key is named, with the keys that come closest to it.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -24,6 +27,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
+from alignnet.cli.task import as_typed
+from alignnet.data.atomic import is_full
 from alignnet.errors import AlignnetError, ConfigError
 
 HYDRA_OPTION = re.compile(
@@ -60,11 +65,13 @@ def _text(error: BaseException, config_path: str, config_name: str) -> str | Non
         return _instantiation(error)
     if isinstance(error, ValueError) and str(error).startswith("Config group override"):
         null = " or ".join(a.partition("=")[0] for a in sys.argv[1:] if a.endswith("=null"))
-        return f"{null or 'a group'} is null; `alignnet {config_name} --help` lists the choices"
+        return f"{null or 'a group'} is null; `alignnet {as_typed(config_name)} --help` lists the choices"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _composition(error, config_path, config_name)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if any(is_full(e) for e in _chain(error)):
+        return f"{os.strerror(errno.ENOSPC)}; make room, or write elsewhere: hydra.run.dir=DIR"
     if isinstance(error, RuntimeError) and "gloo" in str(error).lower():
         return "another process of this run has died or cannot be reached; go on with resume=DIR"
     # Lightning is not imported here: --help should not wait for it.
@@ -121,8 +128,15 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _hint(key: str, config_path: str, config_name: str) -> str:
     choices = [a for a in sys.argv[1:] if re.match(r"\w[\w/]*=", a) and a.partition("=")[0] != key]
     close = close_keys(key, known_keys(config_path, config_name, choices))
-    listing = f"`alignnet {config_name} --cfg job` prints all keys"
+    listing = f"`alignnet {as_typed(config_name)} --cfg job` prints all keys"
     return f"; did you mean {' or '.join(close)}? {listing}" if close else f"; {listing}"
+
+
+def _choices_with(key: str, config_path: str) -> list[str]:
+    """The choices of the group before the key's first dot whose files have the key."""
+    group, _, name = key.partition(".")
+    files = sorted((Path(config_path) / group).glob("*.yaml")) if name else []
+    return [file.stem for file in files if OmegaConf.select(OmegaConf.load(file), name) is not None]
 
 
 def _missing_choice(error: MissingConfigException) -> str:
@@ -136,7 +150,11 @@ def _composition(error: BaseException, config_path: str, config_name: str) -> st
     """Hydra's first line; where it is about a key that doesn't exist, the key and those that come close."""
     found = re.match(r"Could not (?:override|delete(?: from config\.)?) '([^'@=]+)", str(error))
     if isinstance(error, ConfigCompositionException) and found:
-        return f"unknown key '{found[1]}'{_hint(found[1], config_path, config_name)}"
+        key, group = found[1], found[1].partition(".")[0]
+        choices = _choices_with(key, config_path)
+        if choices and not any(argument.startswith(f"{group}=") for argument in sys.argv[1:]):
+            return f"{key} needs a choice of {group}: give {group}={' or '.join(choices)} with it"
+        return f"unknown key '{key}'{_hint(key, config_path, config_name)}"
     causes = [str(e) for e in _chain(error) if str(e)]
     return causes[0] if causes else type(error).__name__
 

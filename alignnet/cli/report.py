@@ -29,12 +29,27 @@ _LINKS = {
 _PICTURES = {
     "convergence": "χ²/ndf by epoch",
     "corrections_layer": "corrections of the sensors of layer ",
-    "dca": "distance to the vertex",
+    "dca": "distance to the vertex against p_T",
+    "dca_phi": "distance to the vertex against φ",
+    "dca_eta": "distance to the vertex against η",
+    "dca_charge": "distance to the vertex by charge",
+    "dca_top": "distance to the vertex of tracks upwards and downwards",
+    "dca_side": "distance to the vertex of tracks to the left and to the right",
+    "fit_quality": "χ²/ndf and p-values of the tracks",
+    "mass_": "masses of ",
+    "monitor": "residuals of circle fits by chip",
+    "overlaps": "double differences where sensors overlap",
     "residual_histograms": "distributions of the residuals",
     "residuals": "residuals by layer",
+    "residuals_halfbarrel": "residuals by half-barrel",
+    "residuals_stave": "residuals by stave",
+    "surface": "residuals over the surfaces of sensors",
     "spectrum": "least known motions",
     "truth": "recovery of the truth",
 }
+
+_NUMBERED = ("corrections_layer", "mass_")
+"""Whose names go on with a number or a name."""
 
 OF_TRAINING = ("converged", "convergence", "history")
 """What a report of a later evaluation says of the training."""
@@ -111,6 +126,13 @@ def _links(run: Path) -> dict[str, str]:
     folder = run / "evaluation"
     links = {path: words for path, words in _LINKS.items() if (folder / path).exists()}
     for picture in sorted(folder.glob("*.png")):
-        stem = next((s for s in _PICTURES if picture.stem.startswith(s)), None)
-        links[picture.name] = "" if stem is None else _PICTURES[stem] + picture.stem.removeprefix(stem)
+        links[picture.name] = _shown_in(picture.stem)
     return links
+
+
+def _shown_in(stem: str) -> str:
+    """What a picture of this name is; "" for one that is not known."""
+    if stem in _PICTURES:
+        return _PICTURES[stem]
+    begin = next((s for s in _NUMBERED if stem.startswith(s)), None)
+    return "" if begin is None else _PICTURES[begin] + stem.removeprefix(begin)

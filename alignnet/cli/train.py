@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 from omegaconf import DictConfig
 
 from alignnet.cli.app import CONF, build, command, errors_in_one_line, values_of
-from alignnet.cli.board import show_evaluation, training_figures
+from alignnet.cli.board import TrainingFigures, show_evaluation
 from alignnet.cli.keys import check_keys
 from alignnet.cli.provenance import provenance, typed
 from alignnet.cli.report import leave_report
@@ -69,18 +69,18 @@ def train(config: DictConfig) -> None:
         local_training=averaging is not None,
     )
     early_stop = plain(config.early_stop) if config.early_stop else None
-    monitor = AlignmentMonitor(problem.truth, config.figure_every, training_figures)
+    evaluation, uncertainty = evaluation_of(problem, config.evaluation), uncertainty_of(config, log)
+    monitor = AlignmentMonitor(problem.truth, config.figure_every, TrainingFigures(evaluation))
     ends_promptly = LambdaCallback(on_train_start=lambda *_: handle_again())
     validates = len(problem.data.rows["validation"]) > 0
     trainer = make_trainer(
         folder, plain(config.trainer), [monitor, ends_promptly], early_stop, averaging, validates
     )
-    evaluation, uncertainty = evaluation_of(problem, config.evaluation), uncertainty_of(config, log)
     log.info("%s: %d sensors, %d tracks from %s", problem.detector.name, len(problem.detector),
              problem.data.n_tracks, ", ".join(problem.data.files))  # fmt: skip
     fit(trainer, module, problem.data, None if config.resume is None else Path(config.resume))
     draw = config.evaluation.limit and problem.truth is not None
-    answer = answer_of(module, problem.data, draw, uncertainty)  # ranks share the work
+    answer = answer_of(module, problem.data, draw, uncertainty, problem.volumes)  # ranks share the work
     if not trainer.is_global_zero:
         return
     status = convergence_of(trainer)
@@ -88,7 +88,7 @@ def train(config: DictConfig) -> None:
     begin_epoch(problem.loss, None)  # before and after have scales of their own
     evaluation = replace(
         evaluation, after=answer.local, aligned=answer.status == ALIGNED, error_draws=answer.error_draws,
-        errors=answer.errors, spectrum=answer.spectrum,
+        errors=answer.errors, spectrum=answer.spectrum, modes=answer.modes, levels=answer.levels,
         answer=SensorAnswer(answer.n_hits, answer.status, answer.error),
     )  # fmt: skip
     metrics = evaluation.run(folder / "evaluation", monitor.history)

@@ -14,6 +14,28 @@ from alignnet.errors import ConfigError
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk has no room."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+@contextmanager
+def room_named(path: str | Path) -> Iterator[None]:
+    """Names what is written in the block where there is no room for it.
+
+    Raises:
+        ConfigError: the disk is full, or the user's part of it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise ConfigError(
+                f"cannot write {path}: {error.strerror}; make room, or write elsewhere"
+            ) from error
+        raise
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`, which takes the name `path` when the block ends without error.
@@ -34,13 +56,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise ConfigError(f"cannot write {final}: {error}; choose another name for the output") from error
     try:
-        yield temporary
-        os.replace(temporary, final)
-    except OSError as error:
-        if error.errno in _FULL:
-            raise ConfigError(
-                f"cannot write {final}: {error.strerror}; make room, or write elsewhere"
-            ) from error
-        raise
+        with room_named(final):
+            yield temporary
+            os.replace(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from alignnet.data.batch import Batch
 from alignnet.data.cache import cached
 from alignnet.data.event_batches import EventBatches
-from alignnet.data.event_table import CachedEvents, Events, EventTable
+from alignnet.data.event_table import CachedEvents, Events, EventTable, SomeEvents
 from alignnet.data.memory import physical_memory
 from alignnet.data.o2_runs import O2Runs, is_run
 from alignnet.data.root_tracks import read_tracks
@@ -201,11 +201,11 @@ class AlignmentData(L.LightningDataModule):
         for k in range(0, len(rows), n_events):
             yield table.of(rows[k : k + n_events])
 
-    def selected(self, part: str, max_tracks: int | None = None) -> Tracks:
-        """The tracks of "train", "validation", "test" or "all" events, the first up to `max_tracks`.
+    def selected(self, part: str, max_tracks: int | None = None) -> EventTable:
+        """The "train", "validation", "test" or "all" events, the first with up to `max_tracks` tracks.
 
         Raises:
-            ConfigError: there is no such part, it is empty, `max_tracks` is below 1, or as of `part`.
+            ConfigError: there is no such part, it is empty, or `max_tracks` is below 1.
         """
         if part not in (*PARTS, "all"):
             raise ConfigError(f"evaluation.part is {part!r}; choose from {['all', *PARTS]}")
@@ -216,7 +216,7 @@ class AlignmentData(L.LightningDataModule):
             raise ConfigError(
                 f"evaluation.part is {part!r}, which has no events; data.split is {list(self.split)}"
             )
-        return self._of(rows if max_tracks is None else self.table.first(rows, max_tracks))
+        return SomeEvents(self.table, rows if max_tracks is None else self.table.first(rows, max_tracks))
 
     def _rows(self, name: str) -> Array:
         table = self.table

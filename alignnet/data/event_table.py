@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -44,6 +44,11 @@ class EventTable(Dataset[Batch], ABC):
 
     @property
     @abstractmethod
+    def truth(self) -> frozenset[str]:
+        """What is known of the true tracks, names of `Tracks.truth`."""
+
+    @property
+    @abstractmethod
     def n_tracks(self) -> int:
         """Tracks of all events."""
 
@@ -54,6 +59,11 @@ class EventTable(Dataset[Batch], ABC):
     def __getitems__(self, rows: Sequence[int]) -> Batch:
         """The batch of some events; an empty selection is an empty batch."""
         return collate(self.of(np.asarray(rows, dtype=np.int64)), self.detector, self.cylinders)
+
+    def batches(self, n_events: int = 1000) -> Iterator[Batch]:
+        """All events in order, so many at a time."""
+        for first in range(0, len(self), n_events):
+            yield self.__getitems__(range(first, min(first + n_events, len(self))))
 
     def first(self, rows: Array, n_tracks: int) -> Array:
         """As many of some events as have the first `n_tracks` tracks of theirs."""
@@ -94,6 +104,11 @@ class Events(EventTable):
     def counts(self, rows: Array) -> Array:
         """How many tracks some events have."""
         return self.count[rows]
+
+    @property
+    def truth(self) -> frozenset[str]:
+        """What is known of the true tracks."""
+        return frozenset(self.tracks.truth)
 
     @property
     def n_tracks(self) -> int:
@@ -157,6 +172,11 @@ class CachedEvents(EventTable):
         return count
 
     @property
+    def truth(self) -> frozenset[str]:
+        """What is known of the true tracks."""
+        return frozenset(name.removeprefix("truth_") for name in self.names if name.startswith("truth_"))
+
+    @property
     def n_tracks(self) -> int:
         """Tracks of all events."""
         return sum(part.rows["track"] for part in self.parts)
@@ -173,3 +193,41 @@ class CachedEvents(EventTable):
     def _of_part(self, k: int, rows: Array) -> Tracks:
         tracks = self.parts[k].tracks(rows - self.edges[k], self.names)
         return replace(tracks, event=tracks.event + k * EVENT_STRIDE)
+
+
+class SomeEvents(EventTable):
+    """Some events of a table, read as they are asked for.
+
+    Args:
+        table: of them all.
+        rows: which of its events.
+    """
+
+    def __init__(self, table: EventTable, rows: Array) -> None:
+        super().__init__(table.detector)
+        self.table, self.rows = table, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def of(self, rows: Array) -> Tracks:
+        """The tracks of some events."""
+        return self.table.of(self.rows[rows])
+
+    def counts(self, rows: Array) -> Array:
+        """How many tracks some events have."""
+        return self.table.counts(self.rows[rows])
+
+    @property
+    def truth(self) -> frozenset[str]:
+        """What is known of the true tracks."""
+        return self.table.truth
+
+    @property
+    def n_tracks(self) -> int:
+        """Tracks of these events."""
+        return int(self.table.counts(self.rows).sum())
+
+    def sizes(self, n_files: int) -> list[Size]:
+        """What was read of each file, for the whole table."""
+        return self.table.sizes(n_files)

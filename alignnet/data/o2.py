@@ -23,6 +23,7 @@ import numpy as np
 
 from alignnet.data.check import positive_definite
 from alignnet.data.noise import NoiseHits
+from alignnet.data.o2_agreement import Innermost, VertexTally, check_near_clusters, check_same_readout
 from alignnet.data.o2_branches import CLUSTER_FILE, TRACK_FILE, Branch, FrameReader, Frames, some
 from alignnet.data.o2_clusters import local_points
 from alignnet.data.o2_dictionary import TopologyDictionary, read_dictionary
@@ -32,7 +33,6 @@ from alignnet.data.o2_tracks import (
     NEEDED,
     Readout,
     States,
-    check_same_orbits,
     clusters_of,
     readout_of,
     states_of,
@@ -66,10 +66,16 @@ FRAME_STRIDE = 2**24
 SEEDING, ABSENT = "seeding", "absent"
 """What `vertices` may be besides a file."""
 
-_CLUSTERS = some(CLUSTER_FILE, "ITSClusterComp", "ITSClusterPatt", "ITSClustersROF.mBCData.orbit")
+_CLUSTERS = some(
+    CLUSTER_FILE,
+    "ITSClusterComp",
+    "ITSClusterPatt",
+    "ITSClustersROF.mBCData.bc",
+    "ITSClustersROF.mBCData.orbit",
+)
 _READOUT = some(
     CLUSTER_FILE,
-    *(f"ITSClustersROF.{name}" for name in ("mBCData.bc", "mROFEntry.mFirstEntry", "mROFEntry.mEntries")),
+    *(f"ITSClustersROF.mROFEntry.{name}" for name in ("mFirstEntry", "mEntries")),
 )
 _ENTRIES = "ITSTracksROF.mROFEntry.mEntries"
 
@@ -81,6 +87,7 @@ class Tally:
     read: int = 0
     selected: int = 0
     kept: int = 0
+    vertices: VertexTally = field(default_factory=VertexTally)
 
 
 @dataclass(frozen=True)
@@ -173,7 +180,7 @@ class O2Source:
         with ExitStack() as stack:
             readers = self._open(stack, _READOUT)[:2]
             for frames, clusters in _ahead(readers, self._step(readers, chunk_bytes)):
-                check_same_orbits(frames, clusters, str(self.clusters))
+                check_same_readout(frames, clusters, str(self.clusters))
                 yield self._unassociated(frames, clusters, dictionary, detector)
 
     def _unassociated(
@@ -233,16 +240,17 @@ class O2Source:
     ) -> Tracks:
         """The selected ones of the first `stop` tracks of some frames."""
         frames, clusters = parts[:2]
-        check_same_orbits(frames, clusters, str(self.clusters))
+        check_same_readout(frames, clusters, str(self.clusters))
         states, readout = states_of(frames, str(self.tracks)), readout_of(frames, str(self.tracks))
         rows = np.flatnonzero(selection.tracks(states)[:stop])
         tally.read, tally.selected = tally.read + len(states.chi2[:stop]), tally.selected + len(rows)
         vertices, nearest = None, np.zeros(0, dtype=np.int64)
         if self.vertices != ABSENT:
             vertices = self._vertices(parts, readout)
-            found, nearest = _associated(
+            found, nearest, distance = _associated(
                 states.select(rows), readout.of_track[rows], vertices, detector, selection
             )
+            tally.vertices.count(distance)
             rows = rows[found]
         event = _events(rows, nearest, readout, vertices, frames)
         order = np.argsort(event, kind="stable")
@@ -250,10 +258,15 @@ class O2Source:
         tally.kept += len(rows)
         count, hits = clusters_of(frames, clusters.counts["ITSClusterComp"], rows, str(self.tracks))
         points = local_points(clusters, dictionary, hits, str(self.clusters))
+        offset = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
+        sensor = self._sensors(clusters["ITSClusterComp.mChipID"][hits], detector)
+        first, frame = offset[:-1], frames.first + frames.frame_of("ITSTrack")[rows]
+        innermost = Innermost(states.select(rows), frame, sensor[first], points.uv[first])
+        check_near_clusters(innermost, detector, self.tracks, self.clusters)
         return Tracks(
             event=event[order],
-            offset=np.concatenate([[0], np.cumsum(count)]).astype(np.int64),
-            sensor=self._sensors(clusters["ITSClusterComp.mChipID"][hits], detector),
+            offset=offset,
+            sensor=sensor,
             uv=points.uv,
             sigma=points.sigma,
             vertex=None if vertices is None else vertices.position[nearest[order]],
@@ -264,7 +277,7 @@ class O2Source:
     def _vertices(self, parts: list[Frames], readout: Readout) -> Vertices:
         if self.vertices == SEEDING:
             return seeding_vertices(parts[0], readout, str(self.tracks))
-        return primary_vertices(parts[2], readout, self.timing)
+        return primary_vertices(parts[2], readout, self.timing, str(self.vertices))
 
     def _sensors(self, chip: Array, detector: Detector) -> Array:
         rows = detector.rows(np.arange(N_CHIPS))[chip]
@@ -279,11 +292,15 @@ class O2Source:
         told = f"{tally.read:,} tracks, {tally.selected:,} within the selection"
         if self.vertices != ABSENT:
             told += f", {tally.kept:,} of these near a vertex"
+        apart = tally.vertices.warning
         if tally.kept == 0:
+            hint = f"; {apart}" if apart else ""
             raise ConfigError(
-                f"{self.tracks}: no track is left ({told}); loosen selection, or o2.vertices=absent"
+                f"{self.tracks}: no track is left ({told}); loosen selection, or o2.vertices=absent{hint}"
             )
         log.info("%s: %s", self.tracks, told)
+        if apart is not None:
+            log.warning("%s: %s", self.tracks if self.vertices == SEEDING else self.vertices, apart)
 
 
 def _ahead(readers: list[FrameReader], step: int) -> Iterator[list[Frames]]:
@@ -308,14 +325,14 @@ def _ahead(readers: list[FrameReader], step: int) -> Iterator[list[Frames]]:
 
 def _associated(
     states: States, readout_frame: Array, vertices: Vertices, detector: Detector, selection: Selection
-) -> tuple[Array, Array]:
-    """Which tracks have a vertex, booleans (tracks,), and the vertices of those that have."""
+) -> tuple[Array, Array, Array]:
+    """Which tracks have a vertex, booleans (tracks,), the vertices of those, and all distances [cm]."""
     vertex, distance = nearest_vertex(states, readout_frame, vertices, detector.b_z)
-    usable = positive_definite(vertices.covariance) & np.isfinite(vertices.position).all(-1)
+    usable = positive_definite(vertices.covariance)
     usable &= vertices.n_contributors >= selection.min_contributors
     found = (vertex >= 0) & (distance <= selection.reach(states))
     found[found] = usable[vertex[found]]
-    return found, vertex[found]
+    return found, vertex[found], distance
 
 
 def _events(

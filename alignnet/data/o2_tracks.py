@@ -74,7 +74,8 @@ def states_of(frames: Frames, path: str) -> States:
     good &= (np.abs(sine) <= 1) & (q_over_pt != 0)
     if not good.all():
         track = int(np.flatnonzero(~good)[0])
-        found = f"parameters {frames['ITSTrack.mP'][track].tolist()}"
+        found = f"parameters mX {x[track]:g}, mAlpha {alpha[track]:g}, mP "
+        found += f"{frames['ITSTrack.mP'][track].tolist()}, mChi2 {chi2[track]:g}"
         raise _fault(frames, path, track, found, "finite numbers, a sine within ±1 and q/pT not 0")
     c, s = np.cos(alpha), np.sin(alpha)
     position = np.stack([x * c - y * s, x * s + y * c, z], -1)
@@ -95,7 +96,8 @@ def clusters_of(frames: Frames, cluster_counts: Array, tracks: Array, path: str)
         Number of clusters of each track (n,), and rows of ITSClusterComp of all, one track after the other.
 
     Raises:
-        SchemaError: a reference or an index is out of range; names time frame and track.
+        SchemaError: a reference or an index is out of range, or a track has a cluster twice; names time frame
+            and track.
     """
     reference = frames["ITSTrack.mClusRef.mData"][tracks].astype(np.int64)
     first, count = reference >> 4, reference & 0xF
@@ -117,8 +119,21 @@ def clusters_of(frames: Frames, cluster_counts: Array, tracks: Array, path: str)
         track = int(tracks[np.searchsorted(offset, k, side="right") - 1])
         expected = f"0 to {in_frame[k] - 1}, the clusters of its time frame; are both files of the same run?"
         raise _fault(frames, path, track, f"cluster {cluster[k]}", expected)
+    twice = _first_twice(cluster, np.repeat(np.arange(len(tracks)), count))
+    if twice is not None:
+        track = int(tracks[np.searchsorted(offset, twice, side="right") - 1])
+        raise _fault(frames, path, track, f"cluster {cluster[twice]} twice", "each cluster of a track once")
     base = np.concatenate([[0], np.cumsum(cluster_counts)])
     return count, np.repeat(base[frame], count) + cluster
+
+
+def _first_twice(cluster: Array, track: Array) -> int | None:
+    """The first row whose cluster is again that of a later row of its track; both (rows,), track by track."""
+    for apart in range(1, int(np.bincount(track).max(initial=1))):
+        again = (cluster[apart:] == cluster[:-apart]) & (track[apart:] == track[:-apart])
+        if again.any():
+            return int(np.flatnonzero(again)[0])
+    return None
 
 
 def readout_of(frames: Frames, path: str, collection: str = "ITSTracksROF", of: str = "ITSTrack") -> Readout:
@@ -143,24 +158,6 @@ def readout_of(frames: Frames, path: str, collection: str = "ITSTracksROF", of: 
         )
     orbit, bc = (frames[f"{collection}.mBCData.{name}"].astype(np.int64) for name in ("orbit", "bc"))
     return Readout(frame, orbit * ORBIT + bc, np.repeat(np.arange(len(count)), count))
-
-
-def check_same_orbits(tracks: Frames, clusters: Frames, path: str) -> None:
-    """Raise SchemaError where clusters (of file `path`) begin a time frame in another orbit than tracks."""
-    names = ("ITSTracksROF", "ITSClustersROF")
-    counts = [frames.counts[name] for frames, name in zip((tracks, clusters), names, strict=True)]
-    both = np.flatnonzero((counts[0] > 0) & (counts[1] > 0))
-    track_orbit, cluster_orbit = (
-        frames[f"{name}.mBCData.orbit"][frames.offset(name)[both]]
-        for frames, name in zip((tracks, clusters), names, strict=True)
-    )
-    differ = np.flatnonzero(track_orbit != cluster_orbit)
-    if len(differ):
-        k = int(differ[0])
-        raise SchemaError(
-            f"{path}: time frame {clusters.first + both[k]} begins in orbit {cluster_orbit[k]}, that of its "
-            f"tracks in {track_orbit[k]}; give files of the same run"
-        )
 
 
 def _fault(frames: Frames, path: str, track: int, found: str, expected: str) -> SchemaError:

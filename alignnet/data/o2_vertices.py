@@ -89,7 +89,8 @@ def seeding_vertices(frames: Frames, readout: Readout, path: str) -> Vertices:
     """The vertices that O2's track finding started from.
 
     Raises:
-        SchemaError: readout frames of vertices and of tracks are not the same ones.
+        SchemaError: readout frames of vertices and of tracks are not the same ones, or a number is not
+            finite.
     """
     own = readout_of(frames, path, "VerticesROF", "Vertices")
     if not (np.array_equal(own.frame, readout.frame) and np.array_equal(own.bc, readout.bc)):
@@ -102,11 +103,15 @@ def seeding_vertices(frames: Frames, readout: Readout, path: str) -> Vertices:
     zero = np.zeros(len(own.of_track), dtype=np.int64)
     always = np.zeros(len(own.bc), dtype=np.int64)
     frame = frames.frame_of("Vertices")
-    return Vertices(*_places(frames, "Vertices"), frame, first, last, zero, zero, always, always)
+    return Vertices(*_places(frames, path, "Vertices"), frame, first, last, zero, zero, always, always)
 
 
-def primary_vertices(frames: Frames, readout: Readout, timing: Timing) -> Vertices:
-    """The final vertices, ordered by time."""
+def primary_vertices(frames: Frames, readout: Readout, timing: Timing, path: str) -> Vertices:
+    """The final vertices, ordered by time.
+
+    Raises:
+        SchemaError: a number is not finite.
+    """
     frame = frames.frame_of("PrimaryVertex")
     begin, end = _intervals(frames, readout)
     # frames apart from each other, whatever their crossings are
@@ -117,7 +122,7 @@ def primary_vertices(frames: Frames, readout: Readout, timing: Timing) -> Vertic
     begin, end = begin[order], end[order]
     first = np.searchsorted(np.maximum.accumulate(end) if len(end) else end, opens, side="left")
     last = np.searchsorted(begin, closes, side="right")
-    place, covariance, n = (column[order] for column in _places(frames, "PrimaryVertex"))
+    place, covariance, n = (column[order] for column in _places(frames, path, "PrimaryVertex"))
     return Vertices(place, covariance, n, frame[order], first, last, begin, end, opens, closes)
 
 
@@ -133,6 +138,13 @@ def nearest_vertex(
         vertices.begin, vertices.end, vertices.opens, vertices.closes, row, distance,
     )  # fmt: skip
     return row, distance
+
+
+def distance_to(states: States, points: Array, b_z: float) -> Array:
+    """How far each track passes from a point of its own [cm]: points (tracks, 3), answer (tracks,)."""
+    own, zero, n = np.arange(len(points)), np.zeros(len(points), dtype=np.int64), len(points)
+    alone = Vertices(points, np.zeros((n, 6)), zero, zero, own, own + 1, zero, zero, zero, zero)
+    return nearest_vertex(states, own, alone, b_z)[1]
 
 
 @compiled
@@ -168,9 +180,18 @@ def _search(
                 row[t], distance[t] = v, d
 
 
-def _places(frames: Frames, name: str) -> tuple[Array, Array, Array]:
+def _places(frames: Frames, path: str, name: str) -> tuple[Array, Array, Array]:
     position = np.stack([frames[f"{name}.mPos.fCoordinates.f{axis}"] for axis in "XYZ"], -1)
     covariance = frames[f"{name}.mCov"]
+    good = np.isfinite(position).all(-1) & np.isfinite(covariance).all(-1)
+    if not good.all():
+        row = int(np.flatnonzero(~good)[0])
+        frame = int(frames.frame_of(name)[row])
+        number = row - int(frames.offset(name)[frame])
+        raise SchemaError(
+            f"{path}: time frame {frames.first + frame}, {name} {number}: found position "
+            f"{position[row].tolist()}, mCov {covariance[row].tolist()}, expected finite numbers"
+        )
     n = frames[f"{name}.mNContributors"].astype(np.int64)
     return position.astype(np.float64), covariance.astype(np.float64), n
 

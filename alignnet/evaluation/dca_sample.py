@@ -14,7 +14,7 @@ Only tracks that every geometry can fit are kept, and p_T, φ and η are those o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -50,18 +50,16 @@ def event_batches(
     Raises:
         ConfigError: the true vertex is asked for and not known, or there is no such choice.
     """
-    check_vertex(tracks, vertex)
+    check_vertex(tracks.truth, vertex)
     if vertex == "truth":
         exact = np.zeros((len(tracks), 6))
         tracks = replace(
             tracks, vertex=tracks.truth.get("vertex", tracks.truth["position"]), vertex_cov=exact
         )
-    events = Events(tracks, detector)
-    for first in range(0, len(events), batch_events):
-        yield events.__getitems__(range(first, min(first + batch_events, len(events))))
+    yield from Events(tracks, detector).batches(batch_events)
 
 
-def check_vertex(tracks: Tracks, vertex: str) -> None:
+def check_vertex(truth: Collection[str], vertex: str) -> None:
     """Refuse a reference of the DCA that there is not.
 
     Raises:
@@ -69,7 +67,7 @@ def check_vertex(tracks: Tracks, vertex: str) -> None:
     """
     if vertex not in VERTICES:
         raise ConfigError(f"evaluation.dca_vertex is {vertex!r}; choose from {list(VERTICES)}")
-    if vertex == "truth" and "position" not in tracks.truth:
+    if vertex == "truth" and "position" not in truth:
         raise ConfigError(
             "evaluation.dca_vertex is 'truth', but the tracks have no truth_position; choose given"
         )

@@ -6,6 +6,7 @@ the answer depends on the number of threads by rounding only, and memory not on 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -14,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignnet.data.batch import Batch
-from alignnet.data.event_table import Events
+from alignnet.data.batch import Batch, collate
+from alignnet.data.event_table import Events, EventTable
 from alignnet.data.tracks import Tracks
 from alignnet.evaluation.fitted_tracks import FittedTracks, FreeTracks, TrackFitter
 from alignnet.evaluation.overlap_pairs import pairs_of
@@ -65,7 +66,7 @@ class TrackStream:
     Args:
         loss: the cost.
         detector: the nominal places.
-        tracks: whole events.
+        tracks: whole events, in memory or read as they go by.
         geometries: local sixes (sensors, 6) by name.
         free: fit tracks to their hits alone too.
         overlaps: leave out pairs of overlapping hits together, too.
@@ -77,14 +78,15 @@ class TrackStream:
         self,
         loss: HelixChi2,
         detector: Detector,
-        tracks: Tracks,
+        tracks: Tracks | EventTable,
         geometries: Mapping[str, Tensor],
         free: bool = True,
         overlaps: bool = True,
         max_chi2_per_ndf: float | None = None,
         judge: str = "after",
     ) -> None:
-        self.events, self.tracks = Events(tracks, detector), tracks
+        self.events = events_of(tracks, detector)
+        self._reading = threading.Lock()
         self.fitter = TrackFitter(loss, detector, free)
         self.places = {name: Places(detector, local) for name, local in geometries.items()}
         self.detector, self.overlaps = detector, overlaps
@@ -120,12 +122,12 @@ class TrackStream:
 
     def passed(self, k: int) -> tuple[Passed, int]:
         """Batch number k, and how many of its tracks are left out."""
-        rows = range(k * BATCH_EVENTS, min((k + 1) * BATCH_EVENTS, len(self.events)))
-        batch, lost = self.events.__getitems__(rows), 0
-        vertex = None
-        truth = self.tracks.truth  # where decays are simulated, tracks start elsewhere
-        if (known := truth.get("vertex", truth.get("position"))) is not None:
-            vertex = torch.from_numpy(known[self.events.tracks_of(np.asarray(rows))])
+        rows = np.arange(k * BATCH_EVENTS, min((k + 1) * BATCH_EVENTS, len(self.events)))
+        with self._reading:  # blocks of a cache come and go
+            tracks = self.events.of(rows)
+        batch, lost, truth = collate(tracks, self.detector, self.events.cylinders), 0, tracks.truth
+        known = truth.get("vertex", truth.get("position"))  # of the collision, not of a decay
+        vertex = None if known is None else torch.from_numpy(known)
         if self.limit is not None:
             fitted = self.fitter(self.places[self.judge], batch)
             kept = (fitted.chi2 <= self.limit * fitted.ndf).nonzero().squeeze(-1)
@@ -134,3 +136,8 @@ class TrackStream:
         pairs = pairs_of(batch, self.detector) if self.overlaps else None
         fitted_in = {name: self.fitter(place, batch, pairs=pairs) for name, place in self.places.items()}
         return Passed(batch, fitted_in, vertex, self.places), lost
+
+
+def events_of(tracks: Tracks | EventTable, detector: Detector) -> EventTable:
+    """The events of tracks in memory, or those given."""
+    return Events(tracks, detector) if isinstance(tracks, Tracks) else tracks

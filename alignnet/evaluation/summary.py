@@ -14,25 +14,29 @@ import torch
 from torch import Tensor
 
 from alignnet.data.atomic import replacing
+from alignnet.data.event_table import EventTable
+from alignnet.data.root_volumes import LevelAnswer
 from alignnet.data.tracks import Tracks
 from alignnet.errors import ConfigError
 from alignnet.evaluation import plots
 from alignnet.evaluation.attention import SensorAnswer, sensor_metrics
-from alignnet.evaluation.dca_sample import VERTICES, check_vertex, event_batches
+from alignnet.evaluation.dca_sample import VERTICES, check_vertex
 from alignnet.evaluation.decays import decays_of
+from alignnet.evaluation.figures import figures_of
 from alignnet.evaluation.levels import level_metrics, write_levels
 from alignnet.evaluation.numbers import DEFAULT_NUMBERS, NUMBERS, sums_of
-from alignnet.evaluation.physics_plots import physics_figures
-from alignnet.evaluation.quality_plots import quality_figures
 from alignnet.evaluation.residuals import ResidualSummary, residual_summary
-from alignnet.evaluation.stream import TrackStream
+from alignnet.evaluation.stream import TrackStream, events_of
 from alignnet.evaluation.tables import show
 from alignnet.evaluation.truth import truth_recovery
 from alignnet.evaluation.uncertainty import error_metrics, pull_metrics, spectrum_metrics
+from alignnet.evaluation.volumes import volume_metrics
+from alignnet.evaluation.weak_modes import AIM, mode_metrics
 from alignnet.geometry.detector import Detector
 from alignnet.loss.chi2 import HelixChi2
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.errors import Errors
+from alignnet.solvers.mode_errors import ModeErrors
 from alignnet.solvers.spectrum import Spectrum
 
 log = logging.getLogger("alignnet.evaluation")
@@ -45,7 +49,7 @@ class Evaluation:
     Args:
         detector: the nominal places.
         loss: the run's cost.
-        tracks: whole events.
+        tracks: whole events, in memory or read as they go by.
         before, after: local sixes (sensors, 6).
         truth: the true ones of a simulation, or None.
         aligned: sensors that truth recovery counts (sensors,).
@@ -57,6 +61,9 @@ class Evaluation:
         max_chi2_per_ndf: leave out tracks beyond it.
         numbers: what to find beside residuals, χ² and DCA, of `alignnet.evaluation.numbers.NUMBERS`.
         decays: to be searched for, with changes of their cuts, of `alignnet.evaluation.decays.DECAYS`.
+        modes: how well weak modes are known, where it was worked out.
+        mode_aim: to what amplitude [cm] they should be.
+        levels: what was found for volumes above the sensors.
 
     Raises:
         ConfigError: a value cannot be used.
@@ -64,7 +71,7 @@ class Evaluation:
 
     detector: Detector
     loss: HelixChi2
-    tracks: Tracks
+    tracks: Tracks | EventTable
     before: Tensor
     after: Tensor
     truth: Tensor | None
@@ -77,6 +84,9 @@ class Evaluation:
     max_chi2_per_ndf: float | None = None
     numbers: Sequence[str] = DEFAULT_NUMBERS
     decays: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    modes: ModeErrors | None = None
+    mode_aim: float = AIM
+    levels: Sequence[LevelAnswer] = ()
 
     def __post_init__(self) -> None:
         if self.dca_vertex not in VERTICES:
@@ -97,7 +107,7 @@ class Evaluation:
 
     def run(self, folder: Path, history: Sequence[Mapping[str, float]] = ()) -> dict[str, Any]:
         """Numbers for metrics.json; pictures go to `folder`."""
-        check_vertex(self.tracks, self.dca_vertex)
+        check_vertex(self.tracks.truth, self.dca_vertex)
         stream = self.stream()
         sums = stream.run(self.sums)
         summaries = sums["residuals"].summaries
@@ -148,7 +158,8 @@ class Evaluation:
     def residuals(self, local: Tensor) -> ResidualSummary:
         """One pass over the tracks with the sensors at `local`."""
         sensors = SensorLayer.at(self.detector, local)
-        return residual_summary(self.loss, sensors, self.detector, event_batches(self.tracks, self.detector))
+        batches = events_of(self.tracks, self.detector).batches()
+        return residual_summary(self.loss, sensors, self.detector, batches)
 
     def uncertainty(self) -> dict[str, Any]:
         """What is known of the errors."""
@@ -159,6 +170,12 @@ class Evaluation:
             metrics["pulls"] = pull_metrics(self.detector, self.errors, self.after, self.truth, self.aligned)
         if self.spectrum is not None:
             metrics["spectrum"] = spectrum_metrics(self.detector, self.spectrum)
+        if self.modes is not None:
+            metrics["weak_modes"] = mode_metrics(
+                self.detector, self.modes, self.aligned, self.before, self.after, self.truth, self.mode_aim
+            )
+        if self.levels:
+            metrics["volumes"] = volume_metrics(self.detector, self.levels)
         return metrics
 
     def draw(
@@ -175,15 +192,7 @@ class Evaluation:
                 summaries["after"], summaries["before"], summaries.get("ideal")
             ),
         }
-        if metrics.get("truth"):
-            figures["truth"] = plots.truth_recovery(metrics["truth"], "rigid motions and weak modes removed")
-        if metrics.get("dca"):
-            figures["dca"] = plots.dca_mean_and_width(metrics["dca"])
-        for by, table in metrics.get("dca_by", {}).items():
-            figures[f"dca_{by}"] = plots.dca_mean_and_width(table)
-        figures |= quality_figures(metrics) | physics_figures(metrics)
-        if metrics.get("spectrum"):
-            figures["spectrum"] = plots.spectrum(metrics["spectrum"])
+        figures |= figures_of(metrics)
         if history:
             figures["convergence"] = plots.convergence(history, metrics.get("chi2_per_ndf_ideal"))
         for layer in self.detector.layers:

@@ -16,7 +16,7 @@ import numpy as np
 from alignnet.loss import fit_kernel as fk
 from alignnet.physics import track_kernels as tk
 from alignnet.physics.damping import STEPS, enough_of_one, settled_of_one
-from alignnet.physics.jit import Array, compiled, is_finite
+from alignnet.physics.jit import Array, compiled
 
 _LINEAR = 1e-5
 """Drop of χ² below which a step is so small that residuals follow it linearly, 0.003 of an error."""
@@ -53,7 +53,6 @@ class Work(NamedTuple):
     s: Array  # its path lengths
     frame: Array  # the frame of its direction
     rows: Array  # and the whitened rows there
-    scale: Array
     half: Array  # L⁻¹Jᵀ V⁻¹, L the factor of JᵀV⁻¹J (parameters, rows)
     force: Array  # V⁻¹ r
     left: Array  # M r
@@ -78,7 +77,7 @@ def find_tracks(
     n, rows = measured.is_hit.shape[1], 2 * measured.is_hit.shape[1]
     room = fk.room_for(n)
     work = Work(
-        np.zeros(7), np.zeros(n), np.zeros((2, 3)), np.zeros((rows, 6)), np.zeros(5), np.zeros((5, rows)),
+        np.zeros(7), np.zeros(n), np.zeros((2, 3)), np.zeros((rows, 6)), np.zeros((5, rows)),
         np.zeros(rows), np.zeros(rows), np.zeros((5, 5)), np.zeros((4, 4)), np.zeros((4, 4)),
         np.zeros(n, dtype=np.int64),
     )  # fmt: skip
@@ -108,8 +107,7 @@ def _find_track(
     vertex = model.vertex and measured.has_vertex[t]
     if vertex:
         fk.weigh_vertex(t, work.q, measured, model, fitted, room)
-    fk.raw_rows(t, n, 2, work.q, measured, room)
-    fk.whiten(n, model.kind == fk.FULL, room)
+    fk.whitened(t, n, work.q, False, measured, model, fitted, room)
     out.state[t], work.s[:], work.frame[:] = work.q, room.s, room.frame  # both fits start here
     work.rows[: 2 * n] = room.rows[: 2 * n]
     good = _descend(t, n, out.state[t], False, measured, model, fitted, room, work)
@@ -146,11 +144,10 @@ def _descend(
     fk.begin(n, q, room)
     for i in range(model.iterations + 1):
         if i > 0:
-            fk.raw_rows(t, n, 2, q, measured, room)
-            fk.whiten(n, model.kind == fk.FULL, room)
-        if vertex:
+            fk.whitened(t, n, q, vertex, measured, model, fitted, room)
+        elif vertex:
             fk.vertex_rows(t, q, 2 * n, model.vertex_kind == fk.FULL, measured, fitted, room)
-        drop = _step(used, model.n_parameters, room, work)
+        drop = fk.step(used, model, room)
         if not drop >= 0 or (i == model.iterations and not settled):
             return _damped(t, n, q, vertex, measured, model, fitted, room, work)
         if i == model.iterations:
@@ -173,13 +170,10 @@ def _damped(
     used, settled = 2 * n + (2 if vertex else 0), False
     chi2, promise, fraction = np.inf, 0.0, 1.0
     for _ in range(STEPS + 1):
-        fk.raw_rows(t, n, 2, q, measured, room)
-        fk.whiten(n, model.kind == fk.FULL, room)
-        if vertex:
-            fk.vertex_rows(t, q, 2 * n, model.vertex_kind == fk.FULL, measured, fitted, room)
+        fk.whitened(t, n, q, vertex, measured, model, fitted, room)
         now = tk.square(room.rows, 0, used)
         if settled or enough_of_one(now, chi2, promise, fraction):
-            drop = _step(used, model.n_parameters, room, work)
+            drop = fk.step(used, model, room)
             if settled or not drop >= 0:
                 return drop >= 0
             chi2, promise, fraction, settled = now, drop, 1.0, settled_of_one(drop, now)
@@ -189,47 +183,6 @@ def _damped(
             fk.halve(n, q, room)
         tk.update(q, room.frame, room.delta)
     return False
-
-
-@compiled
-def _step(used: int, n: int, room: fk.Room, work: Work) -> float:
-    """Factor the normal equations and solve them; by how much χ² drops, NaN where they are not determined."""
-    normal, rows, scale, delta = room.normal, room.rows, work.scale, room.delta
-    for a in range(6):
-        for b in range(a + 1):
-            normal[a, b] = 0.0
-    for i in range(used):
-        for a in range(6):
-            x = rows[i, a]
-            for b in range(a + 1):
-                normal[a, b] += x * rows[i, b]
-    drop = 0.0
-    for a in range(n):
-        scale[a] = 1 / max(math.sqrt(normal[a, a]), 1e-30)
-        for b in range(a + 1):
-            x = normal[a, b] * scale[a] * scale[b]
-            for k in range(b):
-                x -= normal[a, k] * normal[b, k]
-            if b < a:
-                normal[a, b] = x / normal[b, b]
-            else:
-                root = math.sqrt(x)
-                if not root > 1e-7:
-                    return math.nan
-                normal[a, a] = root
-        x = normal[5, a] * scale[a]
-        for k in range(a):
-            x -= normal[a, k] * normal[5, k]
-        normal[5, a] = x / normal[a, a]
-        drop += normal[5, a] * normal[5, a]
-    delta[4] = 0.0
-    for a in range(n - 1, -1, -1):
-        x = normal[5, a]
-        for k in range(a + 1, n):
-            x -= normal[k, a] * normal[5, k]
-        normal[5, a] = x / normal[a, a]
-        delta[a] = -normal[5, a] * scale[a]
-    return drop if is_finite(drop) else math.nan
 
 
 @compiled
@@ -256,7 +209,7 @@ def _covariance(n: int, room: fk.Room, work: Work, out: Array) -> None:
             x = 0.0
             for k in range(a, n):
                 x += inverse[k, a] * inverse[k, b]
-            out[a, b] = out[b, a] = x * work.scale[a] * work.scale[b]
+            out[a, b] = out[b, a] = x * room.scale[a] * room.scale[b]
 
 
 @compiled
@@ -274,7 +227,7 @@ def _project(rows: int, used: int, correlated: bool, n: int, room: fk.Room, work
         for c in range(start, i + 1):
             force[c] += room.rows[i, 5] * weights[c]
         for k in range(n):
-            x = room.rows[i, k] * work.scale[k]
+            x = room.rows[i, k] * room.scale[k]
             for c in range(start, i + 1):
                 half[k, c] += x * weights[c]
     for k in range(n):
@@ -290,7 +243,7 @@ def _project(rows: int, used: int, correlated: bool, n: int, room: fk.Room, work
         along[k] = 0.0
         for i in range(used):
             along[k] += room.rows[i, k] * room.rows[i, 5]
-        along[k] *= work.scale[k]
+        along[k] *= room.scale[k]
         for m in range(k):
             along[k] -= normal[k, m] * along[m]
         along[k] /= normal[k, k]

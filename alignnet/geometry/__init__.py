@@ -12,9 +12,9 @@ from alignnet.geometry.misalign import (
     Only,
     SurfaceModes,
     misaligned,
-    volume_frames,
 )
 from alignnet.geometry.plane import Plane
+from alignnet.geometry.volumes import Volumes, volume_frames
 from alignnet.geometry.weak_modes import (
     WEAK_MODE_NAMES,
     WEAK_MODES,
@@ -36,6 +36,7 @@ __all__ = [
     "Plane",
     "Scatterers",
     "SurfaceModes",
+    "Volumes",
     "WeakMode",
     "displacement",
     "its2",

@@ -4,13 +4,10 @@ A misalignment is called with a `Detector` and returns the local six of every se
 which `misaligned` turns into the detector as it really stands. Amplitudes of deformed surfaces, where there
 are any, are further columns (`geometry.surface`).
 
-A volume (a stave, say) has a frame V (`volume_frames`). Its motion d is drawn in that frame, and M = V d V⁻¹
-is the same motion in the global frame. A child is carried along by its parents and moves in the frame where
-they have put it:
+The motion d of a volume (a stave, say) is drawn in its frame; volumes carry what is inside them
+(`alignnet.geometry.volumes`):
 
-    G' = M_half_barrel · M_stave · M_half_stave · M_module · M_sensor · G
-
-which is ALICE's G' = D_sensor … D_half_barrel · G with each D taken in the moved frame of its volume.
+    G' = M_half_barrel · M_stave · M_half_stave · M_module · M_sensor · G,        M = V d V⁻¹ .
 """
 
 from __future__ import annotations
@@ -27,6 +24,7 @@ from alignnet.errors import ConfigError, GeometryError
 from alignnet.geometry import rigid
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.surface import mode_numbers, n_modes, order_of, padded
+from alignnet.geometry.volumes import Volumes, carried, volume_frames
 from alignnet.geometry.weak_modes import (
     WEAK_MODE_NAMES,
     WEAK_MODES,
@@ -52,9 +50,6 @@ __all__ = [
     "volume_frames",
     "weak_mode_basis",
 ]
-
-Motion = tuple[Tensor, Tensor]
-"""Rigid motions of the global frame: rotations (..., 3, 3) and translations (..., 3)."""
 
 
 class Misalignment(Protocol):
@@ -103,22 +98,16 @@ class Gaussian:
         Raises:
             GeometryError: the detector has no such level.
         """
-        groups = {level: detector.groups(level) for level in self.levels}
-        place = (detector.rotation, detector.translation)
-        # Finest first: each motion then carries everything inside its volume.
-        for level in sorted(groups, key=lambda level: _depth(groups[level][1]), reverse=True):
-            place = rigid.compose(place, self._motion(detector, level, groups[level][0]))
-        return rigid.local_of(detector.rotation, detector.translation, *place)
+        levels = [Volumes.of(detector, level) for level in self.levels]
+        place = detector.rotation, detector.translation
+        moved = carried(levels, [self._draw(level) for level in levels], place)
+        return rigid.local_of(*place, *moved)
 
-    def _motion(self, detector: Detector, level: str, group: Tensor) -> Motion:
-        """The motion of each sensor, (sensors, …), that its volume of this level makes."""
-        frame = volume_frames(detector, group)
-        draw = torch.randn(len(frame[1]), 6, generator=_generator(self.seed, level), dtype=torch.float64)
-        still = torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-        inside = rigid.place_local(*still, draw * _sigma(level, self.levels[level]))
-        motion = rigid.compose(rigid.compose(rigid.invert(frame), inside), frame)
-        # The last row stays still, and −1 (a sensor without this level) picks it.
-        return torch.cat([motion[0], still[0][None]])[group], torch.cat([motion[1], still[1][None]])[group]
+    def _draw(self, volumes: Volumes) -> Tensor:
+        """The sixes of a level's volumes, (volumes, 6)."""
+        generator = _generator(self.seed, volumes.level)
+        draw = torch.randn(len(volumes), 6, generator=generator, dtype=torch.float64)
+        return draw * _sigma(volumes.level, self.levels[volumes.level])
 
 
 @dataclass(frozen=True)
@@ -219,41 +208,6 @@ def misaligned(detector: Detector, local: Tensor) -> Detector:
     return replace(moved, deformation=padded(before, n) + padded(more, n)) if n else moved
 
 
-def volume_frames(detector: Detector, group: Tensor) -> Motion:
-    """The frames of the volumes of a level, rotations (volumes, 3, 3) and origins (volumes, 3).
-
-    The origin is the mean of the sensors' origins. Where the sensors face one way (a stave, a module) w is
-    their mean normal, v lies in the plane of w and global z (of w and global y, where w is along z), and
-    u = w × v. Where they do not (a half-barrel) u, w, v are global x, y, z. A volume of one sensor has that
-    sensor's frame.
-
-    Args:
-        detector: the sensors.
-        group: the volume of each sensor, (sensors,), −1 for none, as `Detector.groups` gives it.
-    """
-    index, rotation, translation = (t[group >= 0] for t in (group, detector.rotation, detector.translation))
-    count = torch.bincount(index)
-    origin, normal = (
-        torch.zeros(len(count), 3, dtype=torch.float64).index_add_(0, index, vector) / count[:, None]
-        for vector in (translation, rotation[:, :, 1])
-    )
-    axes = _axes(normal)
-    alone = (count == 1)[index]
-    axes[index[alone]] = rotation[alone]
-    return axes, origin
-
-
-def _axes(normal: Tensor) -> Tensor:
-    """Axes of volumes with these mean normals, (volumes, 3) → (volumes, 3, 3); columns u, w, v."""
-    length = normal.norm(dim=-1, keepdim=True)
-    w = normal / length.clamp(min=1e-9)
-    y, z = torch.eye(3, dtype=torch.float64)[1:]
-    v = torch.where(w[:, 2:].abs() < 0.9, z, y)
-    v = torch.nn.functional.normalize(v - (v * w).sum(-1, keepdim=True) * w, dim=-1)
-    axes = torch.stack([torch.linalg.cross(w, v), w, v], -1)
-    return torch.where(length[..., None] > 0.9, axes, torch.eye(3, dtype=torch.float64))
-
-
 def _sigma(level: str, sigmas: Mapping[str, float | Sequence[float]]) -> Tensor:
     """Standard deviations of the local six, (6,)."""
     unknown = set(sigmas) - {"translation", "rotation"}
@@ -273,7 +227,3 @@ def _generator(seed: int, level: str) -> torch.Generator:
 
 def _key(level: str) -> str:
     return level.replace("_", "").lower()
-
-
-def _depth(paths: Sequence[str]) -> int:
-    return max(path.count("/") if path else -1 for path in paths)

@@ -86,6 +86,7 @@ class Room(NamedTuple):
     t: Array
     delta: Array
     normal: Array
+    scale: Array
     two: Array
     before: Array  # where the last full step began
     s_before: Array  # and its path lengths
@@ -98,7 +99,7 @@ def room_for(n: int) -> Room:
         np.zeros(n, dtype=np.int64), np.zeros(n), np.zeros((2 * n + 2, 6)), np.zeros((2 * n + 2, 6)),
         np.zeros((2 * n, 2 * n)), np.zeros((2 * n, 2 * n)), np.zeros((n, 2, 2)), np.zeros((3, n)),
         np.zeros((2, n, n)), np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(3), np.zeros(3), np.zeros(5),
-        np.zeros((6, 6)), np.zeros((2, 2)), np.zeros(7), np.zeros(n),
+        np.zeros((6, 6)), np.zeros(5), np.zeros((2, 2)), np.zeros(7), np.zeros(n),
     )  # fmt: skip
 
 
@@ -115,22 +116,19 @@ def fit_tracks(measured: Measured, model: Model, out: Fitted, first: int, last: 
 
 @compiled
 def _fit_track(t: int, n: int, measured: Measured, model: Model, out: Fitted, room: Room) -> bool:
-    q, good = out.state[t], True
+    q, good, vertex = out.state[t], True, model.vertex and measured.has_vertex[t]
     if not rough_fit(t, n, q, measured, model, room):
         return False
     if model.vertex:
         weigh_vertex(t, q, measured, model, out, room)
     begin(n, q, room)
+    drop = 0.0
     for _ in range(model.iterations):
-        raw_rows(t, n, 2, q, measured, room)
-        whiten(n, model.kind == FULL, room)
-        used = 2 * n
-        if model.vertex and measured.has_vertex[t]:
-            vertex_rows(t, q, used, model.vertex_kind == FULL, measured, out, room)
-            used += 2
-        good = tk.gauss_newton(room.rows, used, model.n_parameters, room.normal, room.delta) and good
+        used = whitened(t, n, q, vertex, measured, model, out, room)
+        drop = step(used, model, room)
+        good = good and drop >= 0
         tk.update(q, room.frame, room.delta)
-    if good and settled_of_one(tk.promise(room.normal, room.delta), room.normal[5, 5]):
+    if good and settled_of_one(drop, room.normal[5, 5]):
         out.settled[t] = True
         return True
     return _descend(t, n, q, measured, model, out, room)
@@ -140,13 +138,15 @@ def _fit_track(t: int, n: int, measured: Measured, model: Model, out: Fitted, ro
 def _descend(t: int, n: int, q: Array, measured: Measured, model: Model, out: Fitted, room: Room) -> bool:
     """Damped steps from where the others began, until the fit has settled; whether the hits determine it."""
     go_back(n, q, room)
+    vertex = model.vertex and measured.has_vertex[t]
     chi2, promise, fraction, settled = 0.0, 0.0, 1.0, True
     for _ in range(STEPS):
-        used = _rows(t, n, q, measured, model, out, room)
+        used = whitened(t, n, q, vertex, measured, model, out, room)
         if settled or enough_of_one(tk.square(room.rows, 0, used), chi2, promise, fraction):
-            if not tk.gauss_newton(room.rows, used, model.n_parameters, room.normal, room.delta):
+            promise, fraction = step(used, model, room), 1.0
+            if not promise >= 0:
                 return False
-            chi2, promise, fraction = room.normal[5, 5], tk.promise(room.normal, room.delta), 1.0
+            chi2 = room.normal[5, 5]
             settled = settled_of_one(promise, chi2)
             begin(n, q, room)
         else:
@@ -160,11 +160,19 @@ def _descend(t: int, n: int, q: Array, measured: Measured, model: Model, out: Fi
 
 
 @compiled
-def _rows(t: int, n: int, q: Array, measured: Measured, model: Model, out: Fitted, room: Room) -> int:
-    """Whitened rows of the hits and of the vertex at a state, and how many there are."""
-    raw_rows(t, n, 2, q, measured, room)
-    whiten(n, model.kind == FULL, room)
-    if not (model.vertex and measured.has_vertex[t]):
+def step(used: int, model: Model, room: Room) -> float:
+    """Find the step of the whitened rows; by how much χ² drops, NaN where they do not determine it."""
+    return tk.gauss_newton(room.rows, used, model.n_parameters, room.normal, room.scale, room.delta)
+
+
+@compiled
+def whitened(
+    t: int, n: int, q: Array, vertex: bool, measured: Measured, model: Model, out: Fitted, room: Room
+) -> int:
+    """Whitened rows of the hits at a state, with those of the vertex or without; how many there are."""
+    _raw_rows(t, n, 2, q, measured, room)
+    _whiten(n, model.kind == FULL, room)
+    if not vertex:
         return 2 * n
     vertex_rows(t, q, 2 * n, model.vertex_kind == FULL, measured, out, room)
     return 2 * n + 2
@@ -210,13 +218,13 @@ def rough_fit(t: int, n: int, q: Array, measured: Measured, model: Model, room: 
     for i in range(n):
         h = index[i]
         room.s[i] = tk.line_to_plane(q, measured.origin[t, h], measured.normal[t, h])
-    raw_rows(t, n, 5, q, measured, room)
+    _raw_rows(t, n, 5, q, measured, room)
     for i in range(n):
         for k in range(2):
             weight = 1 / math.sqrt(measured.variance[t, index[i], k])
             for c in range(6):
                 room.rows[2 * i + k, c] = weight * room.raw[2 * i + k, c]
-    good = tk.gauss_newton(room.rows, 2 * n, model.n_parameters, room.normal, room.delta)
+    good = step(2 * n, model, room) >= 0
     tk.update(q, room.frame, room.delta)
     for i in range(n):
         h = index[i]
@@ -225,7 +233,7 @@ def rough_fit(t: int, n: int, q: Array, measured: Measured, model: Model, room: 
 
 
 @compiled
-def raw_rows(t: int, n: int, steps: int, q: Array, measured: Measured, room: Room) -> None:
+def _raw_rows(t: int, n: int, steps: int, q: Array, measured: Measured, room: Room) -> None:
     """Derivatives and residuals of all hits where the track crosses their planes."""
     tk.frame(q[3:6], room.frame)
     for i in range(n):
@@ -238,7 +246,7 @@ def raw_rows(t: int, n: int, steps: int, q: Array, measured: Measured, room: Roo
 
 
 @compiled
-def whiten(n: int, correlated: bool, room: Room) -> None:
+def _whiten(n: int, correlated: bool, room: Room) -> None:
     """The hits' rows times their weights."""
     for a in range(2 * n):
         for c in range(6):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from alignnet.errors import ConfigError
+
+log = logging.getLogger("alignnet.kernels")
 
 Array = NDArray[Any]
 
@@ -57,6 +60,7 @@ def is_finite(x: float) -> bool:
 
 _on_disk: dict[Any, bool] = {}
 _seen: dict[Any, int] = {}
+_said: set[str] = set()
 
 
 def pays(kernel: Any, amount: int, after: int | None = None, quick: int = 0) -> bool:
@@ -77,17 +81,31 @@ def pays(kernel: Any, amount: int, after: int | None = None, quick: int = 0) -> 
     switch = os.environ.get(SWITCH, "auto")
     if switch not in ("auto", "on", "off"):
         raise ConfigError(f"the environment variable {SWITCH} is {switch!r}; choose auto, on or off")
-    if switch != "auto":
-        return switch == "on"
+    if switch == "off":
+        return False
     if kernel not in _on_disk:
         _on_disk[kernel] = is_on_disk(kernel)
     _seen[kernel] = _seen.get(kernel, 0) + amount
-    seen = _seen[kernel]
-    return seen > (PAYS_AFTER if after is None else after) or (_on_disk[kernel] and seen >= quick)
+    seen, ready = _seen[kernel], _on_disk[kernel]
+    does = switch == "on" or seen > (PAYS_AFTER if after is None else after) or (ready and seen >= quick)
+    if does and not ready:
+        _say_once(
+            "compiling loops over tracks and hits, which takes some seconds each; the next run has them"
+        )
+    return does
+
+
+def _say_once(line: str) -> None:
+    """In a process, whichever of its loops is the first."""
+    if line not in _said:
+        _said.add(line)
+        log.info(line)
 
 
 def is_on_disk(kernel: Any) -> bool:
     """Whether another process has left a kernel in machine code."""
+    if kernel.stats.cache_path is None:  # numba has found no folder
+        return False
     module = kernel.py_func.__module__.rpartition(".")[2]
     return any(Path(kernel.stats.cache_path).glob(f"{module}.{kernel.__name__}-*.nbi"))
 

@@ -172,31 +172,32 @@ def rows_of_plane(
 
 
 @compiled
-def gauss_newton(rows: Array, count: int, n: int, normal: Array, delta: Array) -> bool:
-    """The least-squares step −(JᵀJ)⁻¹Jᵀr of whitened rows (J, r), `trackfit.solve`; whether it is determined.
+def gauss_newton(rows: Array, count: int, n: int, normal: Array, scale: Array, delta: Array) -> float:
+    """The least-squares step −(JᵀJ)⁻¹Jᵀr of whitened rows (J, r), `trackfit.solve`.
 
     Args:
         rows: (rows, 6), of which `count` are used; the last column is r.
         n: parameters, 5 or 4.
-        normal: room (6, 6).
+        normal: room (6, 6); left with the factor of scaled JᵀJ, and χ² at its end.
+        scale: room (5,); left with that scale.
         delta: the step (5,); 0 where it is not determined.
+
+    Returns:
+        By how much χ² is to drop, −r·Jδ; NaN where the rows do not determine the step.
     """
     for a in range(6):
-        for b in range(6):
+        for b in range(a + 1):
             normal[a, b] = 0.0
         if a < 5:
             delta[a] = 0.0
     for i in range(count):
         for a in range(6):
             x = rows[i, a]
-            for b in range(6):
+            for b in range(a + 1):
                 normal[a, b] += x * rows[i, b]
-    scale = (
-        1 / max(math.sqrt(normal[0, 0]), 1e-30), 1 / max(math.sqrt(normal[1, 1]), 1e-30),
-        1 / max(math.sqrt(normal[2, 2]), 1e-30), 1 / max(math.sqrt(normal[3, 3]), 1e-30),
-        1 / max(math.sqrt(normal[4, 4]), 1e-30),
-    )  # fmt: skip
+    drop = 0.0
     for a in range(n):
+        scale[a] = 1 / max(math.sqrt(normal[a, a]), 1e-30)
         for b in range(a + 1):
             x = normal[a, b] * scale[a] * scale[b]
             for k in range(b):
@@ -206,32 +207,21 @@ def gauss_newton(rows: Array, count: int, n: int, normal: Array, delta: Array) -
             else:
                 root = math.sqrt(x)
                 if not root > 1e-7:
-                    return False
+                    return math.nan
                 normal[a, a] = root
         x = normal[5, a] * scale[a]
         for k in range(a):
             x -= normal[a, k] * normal[5, k]
         normal[5, a] = x / normal[a, a]
-    finite = True
+        drop += normal[5, a] * normal[5, a]
+    if not is_finite(drop):
+        return math.nan
     for a in range(n - 1, -1, -1):
         x = normal[5, a]
         for k in range(a + 1, n):
             x -= normal[k, a] * normal[5, k]
         normal[5, a] = x / normal[a, a]
         delta[a] = -normal[5, a] * scale[a]
-        finite = finite and is_finite(delta[a])
-    if not finite:
-        for a in range(n):
-            delta[a] = 0.0
-    return finite
-
-
-@compiled
-def promise(normal: Array, delta: Array) -> float:
-    """By how much χ² is to drop, −r·Jδ, from what `gauss_newton` leaves."""
-    drop = 0.0
-    for a in range(5):
-        drop -= normal[a, 5] * delta[a]
     return drop
 
 

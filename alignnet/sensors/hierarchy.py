@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alignnet.geometry import rigid
 from alignnet.geometry.detector import Detector
+from alignnet.geometry.volumes import Volumes
 from alignnet.sensors.sensor import SensorLayer
 
 
@@ -38,6 +39,14 @@ def volume_motions(detector: Detector, level: str) -> tuple[Tensor, Tensor]:
     order = torch.tensor(rigid.LOCAL_TO_XYZ)
     local = torch.cat([(back @ part).index_select(-2, order) for part in (shift, rotation)], -2)
     return local * inside[:, None, None], group
+
+
+def frame_motions(detector: Detector, volumes: Volumes) -> Tensor:
+    """The same for the volumes' du, dv, dw, rot_u, rot_v, rot_w in their own frames (sensors, 6, 6)."""
+    motions, group = volume_motions(detector, volumes.level)
+    order = torch.tensor(rigid.LOCAL_TO_XYZ)
+    axes = volumes.frame[0].index_select(-1, order)[group.clamp_min(0)]
+    return torch.cat([motions[..., :3] @ axes, motions[..., 3:] @ axes], -1)
 
 
 def theta_motions(sensors: SensorLayer, motions: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Exact linear constraints of a Gauss–Newton step: no motion of the whole, none common to a volume's sensors.
+"""Exact linear constraints of a Gauss–Newton step: no motion of the whole, of a volume's content, of a mode.
 
 To minimise ½xᵀAx − bᵀx with C x = d, take a point x₀ with C x₀ = d and search A x = b − A x₀ among the x with
 C x = 0: by conjugate gradients whose preconditioner ends there,
@@ -29,21 +29,31 @@ _HELD = 1e-6  # of the constraint's size, that may be left of it
 
 
 class Constraints:
-    """Rigid motions that displacements must not have: six numbers C x for each volume.
+    """Collective motions that displacements must not have: six numbers C x a volume, one a form.
 
     Args:
         hierarchy: the system of unknowns x.
         whole: the level of the whole detector, whose sensors' displacements have no common motion; or None.
-        volumes: levels in whose volumes the sensors' *own* displacements have none.
+        volumes: levels in whose volumes nothing that is inside (finer volumes and the sensors themselves)
+            has a common motion.
+        forms: c of displacements with c · δ = 0, each (sensors, dof); None for none.
 
     Raises:
         ConfigError: there are more than `MOST`.
     """
 
-    def __init__(self, hierarchy: Hierarchical, whole: Level | None, volumes: Sequence[Level] = ()) -> None:
+    def __init__(
+        self,
+        hierarchy: Hierarchical,
+        whole: Level | None,
+        volumes: Sequence[Level] = (),
+        forms: Tensor | None = None,
+    ) -> None:
         self.hierarchy, self.whole, self.volumes = hierarchy, whole, list(volumes)
+        none = hierarchy.problem.free.new_zeros(0, *hierarchy.problem.free.shape)
+        self.forms = none if forms is None else forms.to(none) * hierarchy.problem.free
         levels = [*([] if whole is None else [whole]), *self.volumes]
-        self._sizes = [level.n_groups * level.basis.shape[-1] for level in levels]
+        self._sizes = [*(level.n_groups * level.basis.shape[-1] for level in levels), len(self.forms)]
         if len(self) > MOST:
             raise ConfigError(
                 f"optimizer.gauge and zero_mean are {len(self):,} constraints, expected up to {MOST:,}; give "
@@ -55,21 +65,30 @@ class Constraints:
 
     def __call__(self, x: Tensor) -> Tensor:
         """C x of packed unknowns (constraints,)."""
-        return self.of(self.hierarchy.expand(x), self.hierarchy.own_part(x))
+        return self.of(self.hierarchy.expand(x), x)
 
-    def of(self, total: Tensor, own: Tensor) -> Tensor:
-        """The same of all displacements and of the sensors' own, both (sensors, dof)."""
+    def of(self, total: Tensor, x: Tensor, moved: Tensor | None = None) -> Tensor:
+        """The same of displacements that are known better than by x.
+
+        Args:
+            total: from the drawing, which the whole has no motion against (sensors, dof).
+            x: packed unknowns, of which volumes take what is inside them.
+            moved: from the start, which forms are of (sensors, dof); default: `total`.
+        """
         parts = [] if self.whole is None else [self.whole.restrict(total).flatten()]
-        return torch.cat([*parts, *(level.restrict(own).flatten() for level in self.volumes)])
+        parts += [level.restrict(self.hierarchy.inside(x, level.depth)).flatten() for level in self.volumes]
+        forms = torch.einsum("ksd,sd->k", self.forms, total if moved is None else moved)
+        return torch.cat([*parts, forms])
 
     def transposed(self, multipliers: Tensor) -> Tensor:
         """Cᵀ λ, packed."""
         parts = list(multipliers.split(self._sizes))
-        result = multipliers.new_zeros(len(self.hierarchy))
+        result = self.hierarchy.collect(torch.einsum("k,ksd->sd", parts.pop(), self.forms))
         if self.whole is not None:
-            result = self.hierarchy.collect(self.whole.prolong(parts.pop(0).view(1, -1)))
+            result = result + self.hierarchy.collect(self.whole.prolong(parts.pop(0).view(1, -1)))
         for level, part in zip(self.volumes, parts, strict=True):
-            result = result + self.hierarchy.collect_own(level.prolong(part.view(level.n_groups, -1)))
+            force = level.prolong(part.view(level.n_groups, -1))
+            result = result + self.hierarchy.collect_inside(force, level.depth)
         return result
 
 
@@ -90,7 +109,7 @@ class ConstrainedPreconditioner(Preconditioner):
         )  # M⁻¹ Cᵀ, a row each
         schur = torch.stack([constraints(row) for row in self.reach])
         self._inverse = _pseudo_inverse((schur + schur.T) / 2)
-        self.n_null = inner.n_null - self._n_settled() if inner.n_null else 0
+        self.n_null = inner.n_null - self._n_settled(schur) if inner.n_null else 0
 
     def __call__(self, vector: Tensor) -> Tensor:
         """P times packed unknowns."""
@@ -113,8 +132,8 @@ class ConstrainedPreconditioner(Preconditioner):
         size = self.reach.square().sum(-1).sqrt() + wanted.abs()
         if not bool((left <= _HELD * size).all()):
             raise ConvergenceError(
-                "optimizer.gauge or zero_mean cannot be met: what they ask for would have to be taken by "
-                "sensors that are fixed or have too few hits"
+                "optimizer.gauge, zero_mean or modes cannot be met: what they ask for would have to be taken "
+                "by sensors that are fixed or have too few hits"
             )
         return found
 
@@ -126,15 +145,13 @@ class ConstrainedPreconditioner(Preconditioner):
         """Zeros (sensors, dof)."""
         return torch.zeros_like(self.inner.sensors_alone(vector))
 
-    def _n_settled(self) -> int:
+    def _n_settled(self, schur: Tensor) -> int:
         """How many of the motions that nothing knows of the constraints settle."""
         forces = [self.constraints.transposed(row) for row in torch.eye(len(self.constraints)).to(self.reach)]
         free = torch.stack(
             [self.constraints(row - self.inner(f)) for row, f in zip(self.reach, forces, strict=True)]
         )
-        scale = (
-            torch.stack([self.constraints(row) for row in self.reach]).diagonal().clamp_min(1e-300).rsqrt()
-        )
+        scale = schur.diagonal().clamp_min(1e-300).rsqrt()
         return int(torch.linalg.matrix_rank(free * scale[:, None] * scale, atol=1e-6, hermitian=True))
 
     def _at(self, values: Tensor) -> Tensor:

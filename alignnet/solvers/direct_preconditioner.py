@@ -96,12 +96,12 @@ def _null_vectors(factor: SparseCholesky) -> Array:
 def direct_preconditioner(hierarchy: Hierarchical, precision: str) -> DirectPreconditioner | None:
     """The preconditioner, or None where it does not apply.
 
-    It takes an assembled matrix, priors on the sensors if there are volumes above them, which have as many
+    It takes an assembled matrix, priors on the sensors if these move within volumes, which have as many
     unknowns each, and enough memory.
     """
     problem = hierarchy.problem
     n_own = hierarchy.own.numel()
-    held = bool((hierarchy.weight[:n_own] > 0).any()) or not hierarchy.levels
+    held = bool((hierarchy.weight[:n_own] > 0).any()) or not hierarchy.levels or not bool(hierarchy.own.any())
     even = all(level.basis.shape[-1] == hierarchy.own.shape[-1] for level in hierarchy.levels)
     if not isinstance(problem, AssembledProblem) or hierarchy.basis is not None or not (held and even):
         return None

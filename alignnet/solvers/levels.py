@@ -14,14 +14,17 @@ in few iterations.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from alignnet.geometry import rigid
 from alignnet.geometry.detector import Detector
+from alignnet.geometry.volumes import Volumes
 from alignnet.geometry.weak_modes import rigid_motion_basis
-from alignnet.sensors.hierarchy import theta_motions, volume_motions
+from alignnet.sensors.hierarchy import frame_motions, theta_motions
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.assembled import AssembledProblem
 from alignnet.solvers.hessian import Problem, all_reduced
@@ -37,10 +40,11 @@ class Level:
     """The volumes of one level as unknowns."""
 
     name: str
-    basis: Tensor  # motions of each sensor (sensors, dof, motions)
+    basis: Tensor  # motions of each sensor (sensors, dof, motions), along and about the axes of its volume
     group: Tensor  # volume of each sensor (sensors,), clamped to 0 where it has none (its basis is 0 there)
     n_groups: int
     weight: Tensor  # 1/σ² of each motion's prior (motions,), 0 for none
+    depth: int = 0  # how deep the volumes' paths go: what is inside a volume is deeper
 
     def restrict(self, vector: Tensor) -> Tensor:
         """Zᵀ: (sensors, dof) → (groups, motions)."""
@@ -52,13 +56,30 @@ class Level:
         return (self.basis @ coarse.index_select(0, self.group)[..., None]).squeeze(-1)
 
 
-def level(detector: Detector, sensors: SensorLayer, name: str, sigma: tuple[float, float] | None) -> Level:
-    """A hierarchy level with the prior σ of its volumes' translations [cm] and rotations [rad], or none."""
-    motions, group = volume_motions(detector, name)
+def level(
+    detector: Detector,
+    sensors: SensorLayer,
+    name: str,
+    sigma: tuple[float, float] | None,
+    fixed: Sequence[str] = (),
+) -> Level:
+    """A hierarchy level with the prior σ of its volumes' translations [cm] and rotations [rad], or none.
+
+    Args:
+        detector: the nominal places.
+        sensors: the model of its sensors.
+        name: the level.
+        sigma: of the prior.
+        fixed: degrees of freedom that its volumes do not have, of `rigid.LOCAL_NAMES`.
+    """
+    volumes = Volumes.of(detector, name)
     device = sensors.theta.device
-    basis = theta_motions(sensors, motions.to(device)) * sensors.free[..., None]
+    basis = theta_motions(sensors, frame_motions(detector, volumes).to(device)) * sensors.free[..., None]
+    held = torch.tensor([dof in fixed for dof in rigid.LOCAL_NAMES], device=device)
     weight = prior_weight(sigma).to(device)
-    return Level(name, basis, group.clamp_min(0).to(device), int(group.max()) + 1, weight)
+    weight = torch.where(held & (weight == 0), 1.0, weight)  # what moves nothing stays at 0
+    group = volumes.group.clamp_min(0).to(device)
+    return Level(name, basis * ~held, group, len(volumes), weight, volumes.depth)
 
 
 def whole(detector: Detector, sensors: SensorLayer) -> Level:
@@ -67,7 +88,7 @@ def whole(detector: Detector, sensors: SensorLayer) -> Level:
     motions = rigid_motion_basis(detector).permute(1, 2, 0).to(device)
     basis = theta_motions(sensors, motions) * sensors.free[..., None]
     group = torch.zeros(len(detector), dtype=torch.int64, device=device)
-    return Level("whole", basis, group, 1, prior_weight(None).to(device))
+    return Level("whole", basis, group, 1, prior_weight(None).to(device), -1)
 
 
 def prior_weight(sigma: tuple[float, float] | None) -> Tensor:
@@ -87,6 +108,8 @@ class Hierarchical:
         moves: sensors with unknowns of their own (sensors,); the others only follow their volumes.
         basis: the sensors' own unknowns as motions of their degrees of freedom (sensors, dof, unknowns),
             where they are not these themselves: a prior is about the sensor's frame, whatever Θ is.
+        penalties: (c · δ)²/σ² of collective displacements, which are 0 for no more than σ: c/σ, each
+            (sensors, dof); None for none.
     """
 
     def __init__(
@@ -96,8 +119,11 @@ class Hierarchical:
         sensor_weight: Tensor,
         moves: Tensor,
         basis: Tensor | None = None,
+        penalties: Tensor | None = None,
     ) -> None:
         self.problem, self.levels = problem, levels
+        none = problem.free.new_zeros(0, *problem.free.shape)
+        self.penalties = none if penalties is None else penalties.to(problem.free) * problem.free
         self.basis = None if basis is None else basis * problem.free[..., None]
         own = problem.free if basis is None else torch.ones_like(problem.free)
         self.own = own * moves[:, None]
@@ -114,6 +140,11 @@ class Hierarchical:
     def __len__(self) -> int:
         return sum(self._sizes)
 
+    def of_levels(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The part of each level in packed unknowns (volumes, 6)."""
+        _, *rest = x.split(self._sizes)
+        return tuple(part.view(level.n_groups, -1) for part, level in zip(rest, self.levels, strict=True))
+
     def own_part(self, x: Tensor) -> Tensor:
         """The sensors' own displacement (sensors, dof) of packed unknowns, without that of their volumes."""
         own = x[: self.own.numel()].view_as(self.own) * self.own
@@ -126,6 +157,21 @@ class Hierarchical:
             total = total + level.prolong(part.view(level.n_groups, -1))
         return total
 
+    def inside(self, x: Tensor, depth: int) -> Tensor:
+        """What volumes deeper than `depth`, and the sensors themselves, add to the displacement."""
+        total, (_, *rest) = self.own_part(x), x.split(self._sizes)
+        for part, level in zip(rest, self.levels, strict=True):
+            if level.depth > depth:
+                total = total + level.prolong(part.view(level.n_groups, -1))
+        return total
+
+    def collect_inside(self, force: Tensor, depth: int) -> Tensor:
+        """Transpose of `inside`."""
+        parts = [self.collect_own(force)[: self._sizes[0]]]
+        for level, size in zip(self.levels, self._sizes[1:], strict=True):
+            parts.append(level.restrict(force).flatten() if level.depth > depth else force.new_zeros(size))
+        return torch.cat(parts)
+
     def collect_own(self, force: Tensor) -> Tensor:
         """Transpose of `own_part`."""
         first = force if self.basis is None else (self.basis.mT @ force[..., None]).squeeze(-1)
@@ -137,14 +183,34 @@ class Hierarchical:
         return torch.cat([first, *(level.restrict(force).flatten() for level in self.levels)])
 
     def __call__(self, x: Tensor) -> Tensor:
-        """H with priors times packed unknowns."""
-        return self.collect(self.problem(self.expand(x))) + self.weight * x
+        """H with priors and penalties times packed unknowns."""
+        moved = self.expand(x)
+        return self.collect(self.problem(moved) + self.penalty(moved)) + self.weight * x
+
+    def penalty(self, displacement: Tensor) -> Tensor:
+        """The gradient of the penalties at a displacement, both (sensors, dof)."""
+        if not len(self.penalties):
+            return torch.zeros_like(displacement)
+        return torch.einsum("k,ksd->sd", self.penalised(displacement), self.penalties)
+
+    def penalised(self, displacement: Tensor) -> Tensor:
+        """c · δ of the penalties, over their σ (penalties,)."""
+        return torch.einsum("ksd,sd->k", self.penalties, displacement)
+
+    def diagonal_blocks(self) -> Tensor:
+        """The blocks of H with penalties, one a sensor (sensors, dof, dof)."""
+        own = torch.einsum("ksd,kse->sde", self.penalties, self.penalties)
+        return self.problem.diagonal_blocks() + own
 
     def noise(self, seed: int = 0) -> Tensor:
         """A right-hand side drawn from N(0, H + priors): what solves it is a draw of the answer's errors."""
         generator = torch.Generator().manual_seed(seed)
         draw = torch.randn(len(self), generator=generator, dtype=self.weight.dtype)
-        return self.collect(self.problem.noise(seed)) + self.weight.sqrt() * draw.to(self.weight.device)
+        few = torch.randn(len(self.penalties), generator=generator, dtype=self.weight.dtype)
+        held = torch.einsum("k,ksd->sd", few.to(self.penalties), self.penalties)
+        return self.collect(self.problem.noise(seed) + held) + self.weight.sqrt() * draw.to(
+            self.weight.device
+        )
 
     def preconditioner(self) -> Preconditioner:
         """Each level's own matrix, inverted."""
@@ -163,7 +229,7 @@ class Preconditioner:
 
     def __init__(self, hierarchy: Hierarchical, with_levels: bool = True) -> None:
         self.hierarchy = hierarchy
-        blocks = hierarchy.problem.diagonal_blocks()
+        blocks = hierarchy.diagonal_blocks()
         first = hierarchy.weight.split(hierarchy._sizes)[0]
         own, basis = hierarchy.own, hierarchy.basis
         mine = blocks if basis is None else basis.mT @ blocks @ basis
@@ -230,6 +296,21 @@ def level_matrix(problem: Problem, level: Level) -> Tensor:
         for rows in torch.arange(len(block.sensor), device=total.device).split(_CHUNK):
             _add_tracks(total, n, block.take(rows, block.n_hits), motions, level.group)
     return all_reduced(total).view(n, n) + prior
+
+
+def volume_blocks(problem: Problem, level: Level) -> Tensor:
+    """The block of ZᵀHZ of each volume, everything else in place, without its prior (groups, 6, 6).
+
+    Of more than some hundred volumes and tracks that are stored, pairs of hits in one volume are left out.
+    """
+    m, n = level.basis.shape[-1], level.n_groups
+    if not isinstance(problem, AssembledProblem) and n > _DENSE:
+        own = level.basis.mT @ (problem.diagonal_blocks() - torch.diag_embed(1 - problem.free)) @ level.basis
+        return own.new_zeros(n, m, m).index_add_(0, level.group, own)
+    if not isinstance(problem, AssembledProblem):
+        full = level_matrix(problem, replace(level, weight=torch.zeros_like(level.weight)))
+        return full.view(n, m, n, m).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    return problem.within_volumes(level.basis, level.group, n)
 
 
 def _add_tracks(total: Tensor, n: int, block: Block, motions: Tensor, group: Tensor) -> None:

@@ -125,8 +125,9 @@ class _Pencil:
         n_own = system.own.numel()
         alone = not system.levels or bool((system.own == free).all())
         self.reduced = alone and system.basis is None and not bool(system.weight[:n_own].any())
+        self.reduced = self.reduced and not len(system.penalties)
         self.system, self._inverse, self.mean = system, preconditioner, mean
-        self._diagonal = system.problem.diagonal_blocks()
+        self._diagonal = system.diagonal_blocks()
         self.shape = free.shape
 
     def expand(self, y: Tensor) -> Tensor:
@@ -166,10 +167,12 @@ def _columns(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 def _start(pencil: _Pencil, n: int, guesses: Tensor | None) -> Tensor:
     """Motions of the sensors alone: the guesses, and random ones, smoothed."""
     generator, system = torch.Generator().manual_seed(0), pencil.system
-    scale = system.problem.diagonal_blocks().diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
+    scale = system.diagonal_blocks().diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
     random = torch.randn(n, *pencil.shape, generator=generator, dtype=scale.dtype).to(scale.device)
     motions = [pencil.expand(pencil.precondition(pencil.collect(one))) for one in scale * random]
     motions += [] if guesses is None else list(guesses.to(scale))
+    if not bool(system.own.any()):  # only volumes move
+        return torch.stack([pencil.precondition(pencil.collect(scale * motion)) for motion in motions], -1)
     own = torch.stack([(motion * system.own).flatten() for motion in motions], -1)
     rest = own.new_zeros(0 if pencil.reduced else len(system) - len(own), own.shape[1])
     return torch.cat([own, rest])
@@ -191,7 +194,7 @@ def _spectrum(
 ) -> Spectrum:
     size = torch.einsum("msi,sij,msj->m", motion, _mean(metric, system), motion)
     motion, value = motion / size.sqrt()[:, None, None], spent / size
-    alone = torch.einsum("msi,sij,msj->m", motion, system.problem.diagonal_blocks(), motion)
+    alone = torch.einsum("msi,sij,msj->m", motion, system.diagonal_blocks(), motion)
     order = value.argsort()
     cost = (value / alone)[order]
     seen = (cost > NULL[precision]).nonzero()

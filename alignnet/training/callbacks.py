@@ -10,13 +10,13 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from alignnet.errors import ConfigError
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.recovery import Recovery, difference
+from alignnet.training.board import Board
 from alignnet.training.figures import correction_figure, residual_figure
 from alignnet.training.module import AlignmentModule
 from alignnet.training.optim import GaussNewton
@@ -64,9 +64,9 @@ class AlignmentMonitor(L.Callback):
     ) -> None:
         """The gradient's norm."""
         assert isinstance(pl_module, AlignmentModule)
-        gradient = pl_module.sensors.theta.grad
-        if gradient is not None:
-            pl_module.log("train/gradient_norm", gradient.norm())
+        gradients = [weight.grad for weight in pl_module.weights if weight.grad is not None]
+        if gradients:
+            pl_module.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Step size, residuals, remaining misalignment, Gauss–Newton's report, figures, history."""
@@ -121,8 +121,8 @@ class AlignmentMonitor(L.Callback):
                 module.log(f"remaining_um/layer{layer}_{coordinate}", value / UM)
 
     def _add_figures(self, trainer: L.Trainer, module: AlignmentModule, local: Tensor) -> None:
-        if isinstance(trainer.logger, TensorBoardLogger):
-            board, epoch = trainer.logger.experiment, trainer.current_epoch
+        if isinstance(trainer.logger, Board):
+            board, epoch = trainer.logger, trainer.current_epoch
             board.add_figure("corrections", correction_figure(module.detector, local), epoch)
             board.add_figure("residuals", residual_figure(module.layer_sums), epoch)
             more = self.figures(module.detector, local, self.history) if self.figures else {}

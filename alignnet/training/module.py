@@ -21,6 +21,7 @@ from alignnet.errors import CheckpointError, ConfigError, ConvergenceError
 from alignnet.geometry.detector import Detector
 from alignnet.loss.chi2 import Chi2, HelixChi2
 from alignnet.loss.residuals import LayerSums, path_residual
+from alignnet.sensors.field import follows_field
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.hessian import Problem, all_reduced
 from alignnet.solvers.linearised import linearise, linearise_at
@@ -35,7 +36,7 @@ class AlignmentModule(L.LightningModule):
     """Moves sensors until tracks pass through their hits.
 
     Args:
-        sensors: the model; its `theta` is the one parameter.
+        sensors: the model; its `theta` is the one parameter, but where a correction field gives it.
         loss: the cost.
         optimizer: makes the optimiser of given parameters.
         detector: nominal places; what a checkpoint must agree with.
@@ -65,15 +66,25 @@ class AlignmentModule(L.LightningModule):
             ConfigError: it does not take one of its values.
         """
         try:
-            optimizer = self.make_optimizer([self.sensors.theta])
+            optimizer = self.make_optimizer(self.weights)
         except (TypeError, ValueError) as error:
             raise ConfigError(
                 f"optimizer: {error}; a value that it does not take, or of the wrong kind"
             ) from error
+        if follows_field(self.sensors) and isinstance(optimizer, GaussNewton | PreconditionedSGD):
+            raise ConfigError(
+                f"{type(optimizer).__name__} moves sensors, not the weights of a correction field "
+                "(sensors.parametrisation=field); choose optimizer=adam"
+            )
         if isinstance(optimizer, GaussNewton):
             optimizer.attach(self.detector, self.sensors)
             self.automatic_optimization = False
         return optimizer
+
+    @property
+    def weights(self) -> list[torch.nn.Parameter]:
+        """What an optimiser moves."""
+        return [weight for weight in self.sensors.parameters() if weight.requires_grad]
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -173,7 +184,9 @@ class AlignmentModule(L.LightningModule):
             "detector": self.detector.name,
             "geometry": self.detector.fingerprint,
             "sensors": len(self.sensors),
-            "parametrisation": type(self.sensors.parametrisation).__name__,
+            "parametrisation": "Field"
+            if follows_field(self.sensors)
+            else type(self.sensors.parametrisation).__name__,
         }
 
     def _cost(self, batch: Batch) -> Tensor:

@@ -18,130 +18,26 @@ from torch import Tensor
 
 from alignnet.errors import ConfigError
 from alignnet.geometry.detector import Detector
+from alignnet.geometry.volumes import Volumes
 from alignnet.sensors.hierarchy import theta_motions
 from alignnet.sensors.parametrisation import Affine, RigidLocal
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.assembled import Collection
 from alignnet.solvers.constrained import ConstrainedPreconditioner, Constraints, minimised
 from alignnet.solvers.direct_preconditioner import direct_preconditioner
-from alignnet.solvers.hessian import Problem
 from alignnet.solvers.levels import Hierarchical, Level, Preconditioner, level, prior_weight, whole
 from alignnet.solvers.linearised import Block
-from alignnet.solvers.pcg import BlockJacobi, Solution
+from alignnet.solvers.pcg import Solution
+from alignnet.solvers.penalised import PenalisedPreconditioner
+from alignnet.training.preconditioned_sgd import PreconditionedSGD, largest_eigenvalue
+from alignnet.training.priors import HeldModes, Modes, absent, held_modes, level_prior, mode_width, pair
+from alignnet.training.schedule import SENSOR, Stage, present, stages_of
+from alignnet.training.unknowns import Unknowns
 
-
-class PreconditionedSGD(torch.optim.Optimizer):
-    """Θ ← Θ − η B⁻¹ ∇C, with B the Gauss–Newton matrix's diagonal or its block of each sensor.
-
-    B is scaled by the largest eigenvalue of B⁻¹H, so that η = 1 is stable; it is measured once, before the
-    first step, and kept in the optimiser's state.
-
-    Args:
-        params: the one parameter Θ (sensors, dof).
-        lr: η, near 1.
-        momentum: heavy-ball momentum in [0, 1).
-        block: "diagonal" or "sensor".
-        tolerance: `{translation: cm, rotation: rad}` by which a sensor may be off: what its hits say less
-            about than this moves slowly, instead of far at the first step. None for no such limit.
-        refresh: measure B again every so many epochs; 0 for once.
-    """
-
-    def __init__(
-        self,
-        params: Iterable[torch.nn.Parameter],
-        lr: float = 1.0,
-        momentum: float = 0.0,
-        block: str = "sensor",
-        tolerance: Mapping[str, float] | None = None,
-        refresh: int = 0,
-    ) -> None:
-        if block not in ("diagonal", "sensor"):
-            raise ConfigError(f"optimizer.block is {block!r}; choose diagonal or sensor")
-        if not lr > 0 or not 0 <= momentum < 1:
-            raise ConfigError(
-                f"optimizer.lr is {lr} and momentum {momentum}; expected lr > 0 and momentum in [0, 1)"
-            )
-        super().__init__(params, dict(lr=lr, momentum=momentum))
-        self.block, self.refresh = block, refresh
-        self.tolerance = _pair("sensor", tolerance)
-
-    def needs_curvature(self, epoch: int) -> bool:
-        """Whether `precondition` is due before this epoch."""
-        state = self.state[self.param_groups[0]["params"][0]]
-        return "inverse" not in state or (self.refresh > 0 and epoch % self.refresh == 0 and epoch > 0)
-
-    @torch.no_grad()
-    def precondition(self, blocks: Tensor, batches: list[Problem], ndf: float, share: float = 1.0) -> float:
-        """Take B from curvature blocks; returns the largest eigenvalue of B⁻¹H over single batches.
-
-        A sensor's few hits in one batch can be all it has, so that a batch's H exceeds the mean: the
-        eigenvalue is that of batches as they come.
-
-        Args:
-            blocks: diagonal blocks of ½χ² of a mean batch (sensors, dof, dof).
-            batches: some batches' H.
-            ndf: degrees of freedom of a mean batch, the cost's denominator.
-            share: of a mean batch in the training events.
-        """
-        local = self._inverse(blocks, share, batches[0].is_rigid)
-        largest = max(largest_eigenvalue(batch, local) for batch in batches)
-        parameter = self.param_groups[0]["params"][0]
-        free = batches[0].free  # what is fixed does not even move by rounding errors
-        self.state[parameter]["inverse"] = (
-            local.inverse * free[:, :, None] * free[:, None] * (0.5 * ndf / largest)
-        )
-        self.state[parameter]["largest"] = largest
-        return largest
-
-    def _inverse(self, blocks: Tensor, share: float, rigid: bool) -> BlockJacobi:
-        if self.block == "diagonal":
-            blocks = torch.diag_embed(blocks.diagonal(dim1=-2, dim2=-1))
-        n_dof = blocks.shape[-1]
-        weight = prior_weight(self.tolerance)
-        lengths = weight[:1].expand(n_dof)  # W and b of `affine`, and amplitudes of surfaces
-        weight = torch.cat([weight, lengths[6:]]) if rigid else lengths
-        return BlockJacobi(blocks + torch.diag(weight * share))
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
-        return loss
-
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        assert parameter.grad is not None
-        direction = (state["inverse"] @ parameter.grad[..., None]).squeeze(-1)
-        if group["momentum"]:
-            velocity = state.get("velocity")
-            direction = direction if velocity is None else direction + group["momentum"] * velocity
-            state["velocity"] = direction.clone()
-        parameter.sub_(group["lr"] * direction)
-
-
-def largest_eigenvalue(matrix: Problem, preconditioner: BlockJacobi, iterations: int = 30) -> float:
-    """The largest eigenvalue of B⁻¹H by power iteration, as the Rayleigh quotient xᵀHx / xᵀBx (5 % high)."""
-    y = torch.randn(matrix.free.shape, generator=torch.Generator().manual_seed(0), dtype=matrix.dtype)
-    y = y.to(matrix.free.device)
-    x, value = preconditioner(y) * matrix.free, 1e-30
-    for _ in range(iterations):
-        weight = float((x * y).sum())
-        y = matrix(x)
-        value = max(float((x * y).sum()) / weight, 1e-30) if weight > 0 else value
-        x = preconditioner(y)
-        scale = float((x * y).sum().clamp_min(1e-300).rsqrt())
-        x, y = x * scale, y * scale
-    return 1.05 * value
-
+__all__ = ["GaussNewton", "PreconditionedSGD", "StepReport", "largest_eigenvalue"]
 
 _SINGLE = 30_000  # unknowns beyond which the factor of their matrix is in single precision
+_SETTLE = 3  # corrections of constraints, each some thousandth of the one before
 _FAR = 10.0  # standard deviations in every unknown: from nearer, the tolerance is of the gradient there
 # Priors for these may stand in a configuration that serves detectors without them.
 _USUAL_LEVELS = ("half_barrel", "layer", "stave", "half_stave", "module")
@@ -155,7 +51,7 @@ class StepReport:
     step: float  # r.m.s. of the change of the sensors' translations [cm]
     expected_drop: float  # of Σχ² by the quadratic model
     gradient: float  # norm of the gradient of ½Σχ² in the preconditioned norm
-    unknowns: int  # degrees of freedom of the sensors that it moves by themselves
+    unknowns: int  # degrees of freedom of the sensors that it moves by themselves; of volumes, if only these
     n_null: int = 0  # motions that no track and no prior knows of, which stay as they were
 
 
@@ -166,7 +62,8 @@ class GaussNewton(torch.optim.Optimizer):
         params: the one parameter Θ (sensors, dof).
         lr: η, 1 for the full step.
         levels: hierarchy levels above the sensors and, for each, the prior widths of their volumes' motions,
-            `{translation: cm, rotation: rad}`, or null for none (then the level only speeds up convergence).
+            `{translation: cm, rotation: rad}`, or null for none (where sensors have none either, the level
+            then only speeds up convergence). `fixed` beside them: degrees of freedom that volumes lack.
         sensor_prior: the same for the sensors against their volumes; null for none.
         min_hits: sensors with fewer hits have no unknowns of their own and follow their volumes.
         tolerance: how much of the gradient's norm conjugate gradients may leave; of that of a place ten
@@ -177,8 +74,12 @@ class GaussNewton(torch.optim.Optimizer):
             many standard deviations it is, r.m.s.; null for a training that is not judged.
         converged_step: the r.m.s. change of the translations below which it is small, too [cm].
         gauge: whether the answer shall have no rigid motion of the whole detector, exactly.
-        zero_mean: levels in whose volumes the sensors' own displacements shall have no common rigid motion,
-            exactly.
+        zero_mean: levels in whose volumes what is inside (finer volumes, sensors) shall have no common rigid
+            motion, exactly.
+        schedule: stages, `{levels: [stave], epochs: 3}` each, in which only some levels move ("sensor": the
+            sensors themselves); empty for one of all levels.
+        modes: weak modes that the answer's displacement from the start shall not have: by name, 0 for exactly
+            none, or `{sigma: cm}` for a prior of its amplitude at the edge.
         surface_prior: width of the prior of amplitudes of the sensors' surfaces [cm]; null for none.
     """
 
@@ -196,6 +97,8 @@ class GaussNewton(torch.optim.Optimizer):
         converged_step: float = 2e-4,
         gauge: bool = False,
         zero_mean: Sequence[str] = (),
+        schedule: Sequence[Mapping[str, Any]] = (),
+        modes: Modes | None = None,
         surface_prior: float | None = None,
     ) -> None:
         if surface_prior is not None and not surface_prior > 0:
@@ -221,16 +124,21 @@ class GaussNewton(torch.optim.Optimizer):
         super().__init__(params, dict(lr=lr))
         self.converged, self.converged_step = converged, converged_step
         self.dtype: torch.dtype = getattr(torch, precision)
-        self.level_priors = {name: _pair(name, sigma) for name, sigma in (levels or {}).items()}
-        self.sensor_prior = _pair("sensor", sensor_prior)
+        self.level_priors = {name: level_prior(name, sigma) for name, sigma in (levels or {}).items()}
+        self.sensor_prior = pair(SENSOR, sensor_prior)
         self.surface_prior = surface_prior
-        self.gauge, self.zero_mean = bool(gauge), tuple(zero_mean)
+        self.gauge, self.zero_mean, self.modes = bool(gauge), tuple(zero_mean), dict(modes or {})
+        for name, wanted in self.modes.items():
+            mode_width(name, wanted)
+        self.stages = stages_of(schedule)
         self.min_hits, self.tolerance, self.max_iterations = min_hits, tolerance, max_iterations
         self.tracks = Collection()
         self._sensors: SensorLayer | None = None
         self._levels: list[Level] = []
         self._whole: Level | None = None
-        self._volumes: list[Level] = []  # whose sensors' own displacements have no common motion
+        self._volumes: list[Level] = []  # in which nothing has a common motion
+        self._unknowns: Unknowns | None = None
+        self._held: HeldModes | None = None
         self.report: StepReport | None = None
 
     def attach(self, detector: Detector, sensors: SensorLayer) -> None:
@@ -245,19 +153,51 @@ class GaussNewton(torch.optim.Optimizer):
                 "optimizer.sensor_prior is for six degrees of freedom a sensor; "
                 "set optimizer.sensor_prior=null with sensors.parametrisation=affine"
             )
-        known = {name.lower() for name in detector.levels}
-        wished = [*self.level_priors, *self.zero_mean]
-        unknown = [n for n in wished if n.replace("_", "").lower() not in known]
-        if strange := [n for n in unknown if n not in _USUAL_LEVELS]:
-            raise ConfigError(
-                f"optimizer.levels has {strange}; {detector.name} has the levels {list(detector.levels)}"
-            )
-        wanted = {n: s for n, s in self.level_priors.items() if n not in unknown}
+        unknown = absent([*self.level_priors, *self.zero_mean], detector, _USUAL_LEVELS, "optimizer.levels")
+        wanted = {n: prior for n, prior in self.level_priors.items() if n not in unknown}
+        self.stages = present(self.stages, wanted, [*unknown, *_USUAL_LEVELS])
         self._sensors = sensors
-        self._levels = [level(detector, sensors, name, sigma) for name, sigma in wanted.items()]
+        self._levels = [level(detector, sensors, n, one.sigma, one.fixed) for n, one in wanted.items()]
+        self._unknowns = Unknowns(detector, sensors, self._levels, self._own_basis())
         self._whole = whole(detector, sensors) if self.gauge else None
         held = [name for name in self.zero_mean if name not in unknown]
         self._volumes = [level(detector, sensors, name, None) for name in held]
+        self._held = held_modes(self.modes, detector, sensors)
+
+    @property
+    def levels(self) -> list[Level]:
+        """The levels above the sensors."""
+        return self._levels
+
+    @property
+    def stage(self) -> Stage:
+        """What moves now."""
+        return self.stages[min(self._progress("stage"), len(self.stages) - 1)]
+
+    @property
+    def on_last_stage(self) -> bool:
+        """Whether this is the end of the schedule."""
+        return self._progress("stage") >= len(self.stages) - 1
+
+    def go_to(self, stage: int) -> None:
+        """Go to a stage of the schedule."""
+        self.state[self.param_groups[0]["params"][0]]["stage"] = stage
+
+    def finish_epoch(self, settled: bool) -> bool:
+        """Count an epoch; go on to the next stage where this one has settled, or had its epochs.
+
+        Returns:
+            Whether another stage begins.
+        """
+        state = self.state[self.param_groups[0]["params"][0]]
+        state["epochs"] = self._progress("epochs") + 1
+        if self.on_last_stage or not (settled or state["epochs"] == self.stage.epochs):
+            return False
+        state["stage"], state["epochs"] = self._progress("stage") + 1, 0
+        return True
+
+    def _progress(self, what: str) -> int:
+        return int(self.state[self.param_groups[0]["params"][0]].get(what, 0))
 
     def add(self, block: Block) -> None:
         """Add linearised tracks to the next step."""
@@ -268,11 +208,17 @@ class GaussNewton(torch.optim.Optimizer):
         """The linear system of the tracks added so far, which are then forgotten."""
         assert self._sensors is not None
         problem = self.tracks.problem(self._sensors)
-        moves = problem.hits() >= self.min_hits
-        hierarchy = Hierarchical(problem, self._levels, self._own_weight(), moves, self._own_basis())
+        moves = (problem.hits() >= self.min_hits) & self.stage.moves(SENSOR)
+        assert self._held is not None
+        hierarchy = Hierarchical(
+            problem, [one for one in self._levels if self.stage.moves(one.name)],
+            self._own_weight(), moves, self._all.basis, self._held.penalties,
+        )  # fmt: skip
         precision = "float32" if len(hierarchy) > _SINGLE else "float64"
         inverse = direct_preconditioner(hierarchy, precision) or hierarchy.preconditioner()
-        constraints = Constraints(hierarchy, self._whole, self._volumes)
+        if len(hierarchy.penalties):
+            inverse = PenalisedPreconditioner(inverse)
+        constraints = Constraints(hierarchy, self._whole, self._volumes, self._held.exact)
         return hierarchy, ConstrainedPreconditioner(inverse, constraints) if len(constraints) else inverse
 
     def _own_weight(self) -> Tensor:
@@ -305,30 +251,66 @@ class GaussNewton(torch.optim.Optimizer):
             closure()
         hierarchy, preconditioner = self.system()
         parameter = self.param_groups[0]["params"][0]
-        state = self.state[parameter]
-        x = state.get("x", torch.zeros_like(hierarchy.weight))
-        force = -(hierarchy.collect(hierarchy.problem.gradient()) + hierarchy.weight * x)
+        state = self._begun(parameter)
+        x = state["x"][self._all.moving(self.stage)]
+        moved = parameter.detach() - state["start"]
+        force = hierarchy.collect(
+            hierarchy.problem.gradient() + hierarchy.penalty(moved.to(hierarchy.weight))
+        )
+        force = -(force + hierarchy.weight * x)
         enough = (self.tolerance * _FAR) ** 2 * len(hierarchy)
-        start = self._start(preconditioner, parameter, x)
+        start = self._start(preconditioner, parameter, x, moved)
         left = force if start is None else force - hierarchy(start)
         solution = minimised(hierarchy, left, preconditioner, self.tolerance, self.max_iterations, enough)
         found = solution.x if start is None else solution.x + start
         step = self.param_groups[0]["lr"] * found
-        state["x"] = x + step
-        change = hierarchy.expand(step)
-        parameter.add_(change.to(parameter))
-        moved = float(change[:, :3].square().mean().sqrt())
+        self._move(parameter, x + step)
+        if start is not None and self._levels:
+            self._hold(preconditioner, parameter)
+        length = float(hierarchy.expand(step)[:, :3].square().mean().sqrt())
         gradient = float((force * preconditioner(force)).sum().clamp_min(0).sqrt())
         drop, unknowns = float((left * solution.x).sum()), int(hierarchy.own.sum())
-        self.report = StepReport(solution, moved, drop, gradient, max(unknowns, 1), preconditioner.n_null)
+        unknowns = unknowns or len(hierarchy) - hierarchy.own.numel()
+        self.report = StepReport(solution, length, drop, gradient, max(unknowns, 1), preconditioner.n_null)
+
+    def volumes(self) -> tuple[list[Volumes], list[Tensor]]:
+        """The levels above the sensors, and how their volumes have moved from the start (volumes, 6)."""
+        state = self._begun(self.param_groups[0]["params"][0])
+        return self._all.volumes, self._all.parts(state["x"])[1]
+
+    @property
+    def _all(self) -> Unknowns:
+        assert self._unknowns is not None
+        return self._unknowns
+
+    def _begun(self, parameter: Tensor) -> dict[str, Any]:
+        """The state, with the unknowns of all levels, and Θ where they are 0."""
+        state: dict[str, Any] = self.state[parameter]
+        self._all.begin(state, parameter.detach())
+        return state
+
+    def _move(self, parameter: Tensor, x: Tensor) -> None:
+        """Put the stage's unknowns to x, and the sensors where all unknowns say."""
+        state = self._begun(parameter)
+        state["x"] = state["x"].masked_scatter(self._all.moving(self.stage), x)
+        parameter.copy_(self._all.theta(state["start"], state["x"]))
+
+    def _hold(self, preconditioner: Preconditioner, parameter: Tensor) -> None:
+        """Fulfil constraints to rounding where composing volumes has bent them, to second order in angles."""
+        state, moving = self._begun(parameter), self._all.moving(self.stage)
+        for _ in range(_SETTLE):
+            x = state["x"][moving]
+            more = self._start(preconditioner, parameter, x, parameter - state["start"])
+            assert more is not None
+            self._move(parameter, x + more)
 
     @staticmethod
-    def _start(preconditioner: Preconditioner, theta: Tensor, x: Tensor) -> Tensor | None:
+    def _start(preconditioner: Preconditioner, theta: Tensor, x: Tensor, moved: Tensor) -> Tensor | None:
         """A step after which the constraints hold; None without any."""
         if not isinstance(preconditioner, ConstrainedPreconditioner):
             return None
-        own = preconditioner.hierarchy.own_part(x)
-        return preconditioner.start(-preconditioner.constraints.of(theta.detach().to(own), own))
+        total, moved = theta.detach().to(x), moved.detach().to(x)
+        return preconditioner.start(-preconditioner.constraints.of(total, x, moved))
 
     @torch.no_grad()
     def error_draw(self, system: tuple[Hierarchical, Preconditioner], seed: int = 0) -> Tensor:
@@ -337,18 +319,3 @@ class GaussNewton(torch.optim.Optimizer):
         noise = hierarchy.noise(seed)
         solution = minimised(hierarchy, noise, preconditioner, self.tolerance, self.max_iterations)
         return hierarchy.expand(solution.x)
-
-
-def _pair(name: str, sigma: Mapping[str, float] | None) -> tuple[float, float] | None:
-    if sigma is None:
-        return None
-    if (
-        not isinstance(sigma, Mapping)
-        or set(sigma) != {"translation", "rotation"}
-        or not all(value > 0 for value in sigma.values())
-    ):
-        raise ConfigError(
-            f"optimizer prior of {name} is {sigma}; "
-            "expected translation (cm) and rotation (rad), both > 0, or null"
-        )
-    return sigma["translation"], sigma["rotation"]

@@ -9,13 +9,13 @@ from typing import Any
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich import get_console
 from torch import Tensor
 
 from alignnet.data.datamodule import AlignmentData
 from alignnet.errors import CheckpointError, ConfigError
 from alignnet.training.averaging import PartitionAveraging
+from alignnet.training.board import Board
 from alignnet.training.callbacks import AlignmentMonitor, Checkpoints, ProgressLine
 from alignnet.training.checkpoint import AtomicCheckpointIO, check_complete, load_checkpoint
 from alignnet.training.convergence import ConvergenceMonitor
@@ -67,7 +67,7 @@ def make_trainer(
                 )
             )
         return L.Trainer(
-            logger=TensorBoardLogger(str(folder), name="tensorboard", version="") if tensorboard else False,
+            logger=Board(str(folder), name="tensorboard", version="") if tensorboard else False,
             callbacks=[*callbacks, *display, Checkpoints(folder / "checkpoints", monitor)],
             plugins=[AtomicCheckpointIO()],
             use_distributed_sampler=False,

@@ -114,8 +114,9 @@ def test_tensorboard_has_the_cost_by_parts_the_residuals_and_what_remains(traine
     assert {f"residual_mean_um/layer{n}_{c}" for n in layers for c in "uv"} <= scalars
     assert {f"remaining_um/layer{n}_{c}" for n in layers for c in "uvw"} <= scalars
     assert set(board.Tags()["images"]) == {
-        "corrections", "residuals", "correction_maps", "convergence", "steps", "dca", "truth",
-        "residuals_per_layer",
+        "corrections", "residuals", "correction_maps", "convergence", "steps", "dca", "dca_phi", "dca_eta",
+        "dca_charge", "dca_top", "dca_side", "truth", "residuals_per_layer", "residuals_stave",
+        "residuals_halfbarrel", "surface", "fit_quality",
     }  # fmt: skip
     history = [row["train/chi2_per_ndf"] for row in metrics_of(trained.folder)["history"]]
     shown = [event.value for event in board.Scalars("train/chi2_per_ndf")]

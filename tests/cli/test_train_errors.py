@@ -132,7 +132,7 @@ BAD_KEYS = {
     "data.split=[0.8,0.8,0.8]": "data.split is [0.8, 0.8, 0.8]; expected three fractions",
     "data.max_tracks=0": "data.max_tracks is 0; expected at least 1, or null for all",
     "+data.shuffled=true": "data.shuffled: AlignmentData takes no 'shuffled', only files, ",
-    "optimizer=adam": "optimizer=adam: there is no such choice, only gauss_newton, ",
+    "optimizer=lion": "optimizer=lion: there is no such choice, only adam, gauss_newton, ",
     "optimizer.lr=fast": "optimizer.lr is 'fast'; expected a finite number",
     "+optimizer.levels.stav=null": "optimizer.levels has ['stav']; small barrel has the levels [",
     "loss.noise.systematic=a": "loss.noise.systematic is 'a'; expected a finite number",
@@ -142,15 +142,17 @@ BAD_KEYS = {
     "loss.weights.threshold=a": "loss.weights.threshold is 'a'; expected a finite number",
     "loss=exact": "loss=exact: there is no such choice, only diagonal, full, none",
     "loss.vertex=guessed": "loss.vertex is 'guessed'; choose from ['given', 'fitted', 'absent']",
-    "sensors.parametrisation=free": "sensors.parametrisation is 'free'; expected local or global or affine",
+    "sensors.parametrisation=free": "sensors.parametrisation is 'free'; expected local or global or ",
     "sensors.parametrisation=affine": "optimizer.sensor_prior is for six degrees of freedom a sensor",
+    "sensors.parametrisation=field": "GaussNewton moves sensors, not the weights of a",
+    "sensors.field=3": "sensors.field is 3; expected NAME: value pairs",
     "sensors.fixed.layers=[9]": "sensors.fixed.layers has [9]; detector small barrel has [0, 1, 2, 3]",
     "sensors.start=nowhere.root": "nowhere.root: found no such file",
     "seed=-1": "seed: -1 is not in bounds",
     "seed=one": "seed is 'one'; expected a whole number",
     "figure_every=-1": "figure_every is -1; expected epochs, 0 for no figures",
     "+seeds=3": "seeds: Train takes no 'seeds', only seed, resume, figure_every, data, detector, sensors, ",
-    "+sensors.free=3": "sensors.free: Sensors takes no 'free', only parametrisation, start, fixed",
+    "+sensors.free=3": "sensors.free: Sensors takes no 'free', only parametrisation, start, fixed, field",
     "data=null": "data is null; expected NAME: value pairs",
     "sensors.fixed=null": "sensors.fixed is null; expected NAME: value pairs",
     "early_stop=often": "early_stop is 'often'; expected NAME: value pairs or null",
@@ -201,7 +203,7 @@ def test_ctrl_c_says_so_and_ends_with_130(few, tmp_path):
     options = ("optimizer=sgd", "optimizer.lr=1e-12", "trainer.max_epochs=100000", "early_stop=null")
     process = start("train", *few[:-1], *options, f"hydra.run.dir={tmp_path / 'run'}", folder=tmp_path)
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    for _ in range(1200):
+    for _ in range(6000):  # a machine may have much else to do
         if last.exists() or process.poll() is not None:
             break
         time.sleep(0.05)

@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
-import resource
 import shutil
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
+from cached_tracks import BARREL, assert_same, counted, everything, folders, source_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from small_detectors import GUN, barrel, planes, simulated
 
 from alignnet.data import cache_write
-from alignnet.data.cache import SUFFIX, cache_folder, cached
+from alignnet.data.cache import cache_folder, cached
 from alignnet.data.cache_layout import stamp
 from alignnet.data.cache_read import CachedTracks
 from alignnet.data.event_table import CachedEvents, Events
 from alignnet.data.root_tracks import read_tracks
 from alignnet.data.root_write import write_simulation
-from alignnet.data.track_source import TrackSource, root_source
+from alignnet.data.track_source import root_source
 from alignnet.data.tracks import Tracks
-from alignnet.errors import ConfigError, SchemaError
-
-BARREL = barrel()
-NM = 1e-7
+from alignnet.errors import SchemaError
 
 
 @pytest.fixture(scope="module")
@@ -54,29 +48,6 @@ def file(tracks, tmp_path) -> Path:
 def small_blocks(monkeypatch) -> None:
     """Blocks of some ten tracks."""
     monkeypatch.setattr(cache_write, "BLOCK", 10)
-
-
-def source_of(file: Path, *chunks: Tracks) -> TrackSource:
-    """Tracks that some other reader has found in a file."""
-    return TrackSource((file,), {"reader": "test"}, sum(map(len, chunks)), lambda: iter(chunks))
-
-
-def assert_same(one: Tracks, other: Tracks, exact: bool = False) -> None:
-    """All columns that training and evaluation read, within the rounding of a cache."""
-    for name in (field.name for field in fields(Tracks) if field.name != "truth"):
-        a, b = getattr(one, name), getattr(other, name)
-        assert (a is None) == (b is None), name
-        if a is not None:
-            rounding = {"uv": 0.5001 * NM}.get(name, 0.0)
-            relative = {"sigma": 6e-8, "p": 6e-8, "mass": 6e-8}.get(name, 0.0)
-            limits = (0.0, 0.0) if exact else (relative, rounding)
-            np.testing.assert_allclose(a, b, *limits, err_msg=name)
-    for name in ("position", "vertex"):
-        assert np.array_equal(one.truth.get(name, 0), other.truth.get(name, 0))
-
-
-def everything(found: CachedTracks) -> Tracks:
-    return found.tracks(np.arange(len(found)))
 
 
 numbers = st.floats(1e-6, 1e6)
@@ -182,21 +153,6 @@ def test_an_event_in_two_places_is_an_error(tracks, file):
     assert not list(cache_folder(source_of(file)).glob("*.partial"))
 
 
-def folders(file: Path) -> list[Path]:
-    return sorted(p for p in file.with_name(file.name + SUFFIX).iterdir() if p.is_dir())
-
-
-def counted(source: TrackSource) -> tuple[TrackSource, list[int]]:
-    """A source, and a list that has an entry for each time that it was read."""
-    reads: list[int] = []
-
-    def chunks() -> Iterator[Tracks]:
-        reads.append(1)
-        return source.chunks()
-
-    return source._replace(chunks=chunks), reads
-
-
 def test_a_cache_is_written_once_until_anything_that_it_depends_on_changes(file):
     source, reads = counted(root_source(file, BARREL))
     first = cached(source, BARREL)
@@ -266,106 +222,6 @@ def test_of_two_that_start_together_one_writes_and_the_other_waits(file, caplog)
     assert len(found) == 2
     assert len(reads) == 1
     assert_same(everything(found[0]), everything(found[1]), exact=True)
-
-
-class Killed(BaseException):
-    """As if the process ended here."""
-
-
-def test_what_an_interrupted_process_leaves_is_not_used_and_removed(tracks, file, monkeypatch):
-    def chunks() -> Iterator[Tracks]:
-        yield tracks
-        monkeypatch.setattr("alignnet.data.cache.shutil.rmtree", lambda *_, **__: None)  # nor tidied up
-        raise Killed
-
-    source = source_of(file, tracks)
-    with pytest.raises(Killed):
-        cached(source._replace(chunks=chunks), BARREL)
-    monkeypatch.undo()
-    assert [folder.suffix for folder in folders(file)] == [".partial"]
-    os.utime(file, ns=(1, 1))  # another cache is written, beside what is left of the first one
-    assert_same(everything(cached(source, BARREL)), tracks)
-    assert [folder.suffix for folder in folders(file)] == [""]
-
-
-def rewritten(folder: Path, change: dict[str, object]) -> None:
-    index = json.loads((folder / "index.json").read_text())
-    index["identity"] |= change
-    (folder / "index.json").write_text(json.dumps(index))
-
-
-DAMAGE = {
-    "without its index": (lambda f: (f / "index.json").unlink(), "is not a whole cache"),
-    "index cut": (lambda f: (f / "index.json").write_text('{"rows"'), "is not a whole cache"),
-    "index empty": (lambda f: (f / "index.json").write_text("[]"), "is not a whole cache"),
-    "column cut": (lambda f: os.truncate(f / "uv.npy", 500), r"uv\.npy: holds"),
-    "column missing": (lambda f: (f / "sensor.npy").unlink(), r"sensor\.npy: cannot be read"),
-    "another version": (lambda f: rewritten(f, {"version": 7}), "is of version 7, expected 1"),
-    "other data": (lambda f: rewritten(f, {"files": []}), "is of other data; it differs in files"),
-}
-
-
-@pytest.mark.parametrize("kind", DAMAGE)
-def test_a_cache_that_is_not_whole_or_of_other_data_is_written_again(kind, tracks, file, caplog):
-    damage, line = DAMAGE[kind]
-    source, reads = counted(root_source(file, BARREL))
-    damage(cached(source, BARREL).folder)
-    with caplog.at_level(logging.INFO, "alignnet.data"):
-        again = cached(source, BARREL)
-    assert len(reads) == 2
-    assert any(re.search(line, message) for message in caplog.messages)
-    assert any("it is written again" in message for message in caplog.messages)
-    assert_same(everything(again), tracks)
-
-
-def test_a_flipped_bit_is_seen_when_its_block_is_read(file, small_blocks):
-    source = root_source(file, BARREL)
-    folder = cached(source, BARREL).folder
-    with (folder / "uv.npy").open("r+b") as column:
-        column.seek(-3, os.SEEK_END)
-        byte = column.read(1)
-        column.seek(-3, os.SEEK_END)
-        column.write(bytes([byte[0] ^ 4]))
-    found = cached(source, BARREL)
-    assert len(found.tracks(np.arange(2))) == 6
-    with pytest.raises(SchemaError, match=r"cache is damaged: block \d+ of uv .*delete this folder"):
-        everything(found)
-
-
-def test_a_source_that_changes_while_it_is_read_is_an_error(tracks, file):
-    def chunks() -> Iterator[Tracks]:
-        yield tracks
-        os.utime(file, ns=(1, 1))
-
-    with pytest.raises(SchemaError, match="was changed while it was read"):
-        cached(source_of(file)._replace(chunks=chunks), BARREL)
-    assert folders(file) == []
-
-
-def test_a_folder_that_cannot_be_written_is_named(file):
-    with pytest.raises(
-        ConfigError, match=r"cannot write a cache in .*: Not a directory; set data\.cache=DIR"
-    ):
-        cached(root_source(file, BARREL), BARREL, file)  # root may write anywhere, but not below a file
-
-
-@contextmanager
-def no_more_than(size: int) -> Iterator[None]:
-    """Files cannot grow beyond so many bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_write_that_fails_leaves_nothing(tracks, file, tmp_path):
-    directory = tmp_path / "elsewhere"
-    with no_more_than(2000), pytest.raises(ConfigError, match=r"cannot write a cache in .*data\.cache=null"):
-        cached(root_source(file, BARREL), BARREL, directory)
-    assert not any(path.is_dir() for path in directory.glob("*/*"))
-    assert_same(everything(cached(root_source(file, BARREL), BARREL, directory)), tracks)
 
 
 def test_caches_of_files_of_one_name_are_apart(tracks, tmp_path):

@@ -9,78 +9,35 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from o2_run_files import DETECTOR, EVERY, collisions, read, source_of, two_time_frames
 
 from alignnet.data.check import check_tracks
 from alignnet.data.o2 import ABSENT, FRAME_STRIDE, SEEDING, O2Source
-from alignnet.data.o2_branches import CLUSTER_FILE, TRACK_FILE, VERTEX_FILE, Frames
-from alignnet.data.o2_dictionary import write_dictionary
+from alignnet.data.o2_branches import CLUSTER_FILE, TRACK_FILE, Frames
 from alignnet.data.o2_field import field_of
-from alignnet.data.o2_output import NAMES, O2Writer, frames_of
+from alignnet.data.o2_output import NAMES, O2Writer
 from alignnet.data.o2_pixels import Boxes, SubPixels
 from alignnet.data.o2_selection import Selection
-from alignnet.data.o2_tracks import readout_of, states_of
-from alignnet.data.o2_vertices import Timing, nearest_vertex, seeding_vertices
+from alignnet.data.o2_tracks import states_of
 from alignnet.data.o2_write import FrameWriter
 from alignnet.data.root_columns import Origin
-from alignnet.data.simulate import Simulation
-from alignnet.data.sources import ParticleGun
 from alignnet.data.tracks import concatenate
-from alignnet.errors import ConfigError, SchemaError
+from alignnet.errors import ConfigError
 from alignnet.geometry.its2 import its2
-from alignnet.physics import helix as hx
 
-DETECTOR = its2()
-EVERY = Selection()
 WRITTEN_BY_ROOT = Path(__file__).parents[1] / "data_files" / "o2"
 
 
 @pytest.fixture(scope="module")
 def tracks():
-    """Thirty collisions of five tracks, 15 µm from their vertices; scattering, no misalignment."""
-    gun = ParticleGun(n_tracks_per_event=5, pt_min=0.4)
-    return Simulation(gun, DETECTOR, seed=3).generate(30)
+    """Those of the time frames."""
+    return collisions()
 
 
 @pytest.fixture(scope="module")
-def frames(tracks):
+def frames():
     """Two time frames of tracks, clusters and vertices, with a dictionary."""
-    pixels = SubPixels(cells=9)
-    first = tracks.select(tracks.event < 10), tracks.select(tracks.event >= 10)
-    parts = [frames_of(part, DETECTOR, pixels, k) for k, part in enumerate(first)]
-    return [joined(*pair) for pair in zip(*parts, strict=True)], pixels.dictionary
-
-
-def joined(one, other):
-    counts = {name: np.concatenate([one.counts[name], other.counts[name]]) for name in one.counts}
-    return Frames(counts, {name: np.concatenate([one[name], other[name]]) for name in one.columns}, one.first)
-
-
-def changed(frames, columns=(), counts=()):
-    """Copies with other columns or counts."""
-    return replace(
-        frames, columns={**frames.columns, **dict(columns)}, counts={**frames.counts, **dict(counts)}
-    )
-
-
-def source_of(folder, frames, dictionary, vertices=SEEDING, timing=None):
-    """The frames as files."""
-    for name, part, branches in zip(NAMES, frames, (TRACK_FILE, CLUSTER_FILE, VERTEX_FILE), strict=False):
-        with FrameWriter(folder / name, branches) as writer:
-            writer.append(part)
-    write_dictionary(folder / NAMES[3], dictionary)
-    vertices = folder / NAMES[2] if vertices == "primary" else vertices
-    return O2Source(*(folder / name for name in NAMES[:2]), folder / NAMES[3], vertices, timing or Timing())
-
-
-def with_vertices(source, frames, path):
-    """The same run with other primary vertices, in a new file."""
-    with FrameWriter(path, VERTEX_FILE) as writer:
-        writer.append(frames)
-    return replace(source, vertices=path)
-
-
-def read(source, selection=EVERY, detector=DETECTOR, **options):
-    return concatenate(list(source.chunks(detector, selection, **options)))
+    return two_time_frames()
 
 
 def sorted_hits(tracks):
@@ -151,98 +108,6 @@ def test_files_that_root_has_written_give_the_same_tracks(vertices, tmp_path):
         assert np.array_equal(getattr(roots, name), getattr(ours, name)), name
 
 
-def one_readout(frames):
-    """All events of a time frame in its first readout frame."""
-    columns, counts = dict(frames.columns), dict(frames.counts)
-    pairs = {"ITSTracksROF": "ITSTrack", "VerticesROF": "Vertices", "ITSClustersROF": "ITSClusterComp"}
-    for record, of in pairs.items():
-        if record not in counts:
-            continue
-        rows = frames.offset(record)[:-1]
-        for name in [name for name in columns if name.startswith(f"{record}.")]:
-            columns[name] = columns[name][rows]
-        columns[f"{record}.mROFEntry.mEntries"] = frames.counts[of].astype(np.int32)
-        counts[record] = np.ones(len(rows), dtype=np.int64)
-    return Frames(counts, columns, frames.first)
-
-
-def interval(bc):
-    """Branches that give a vertex the one bunch crossing `bc`, counted from orbit 0."""
-    columns = {}
-    for end in ("Min", "Max"):
-        columns[f"PrimaryVertex.mIR{end}.bc"] = (bc % 3564).astype(np.uint16)
-        columns[f"PrimaryVertex.mIR{end}.orbit"] = (bc // 3564).astype(np.uint32)
-    return columns
-
-
-@pytest.mark.parametrize("vertices", [SEEDING, "primary"])
-def test_a_track_finds_its_vertex_among_all_of_a_readout_frame(vertices, frames, tmp_path):
-    (parts, dictionary), alone = frames, tmp_path / "alone"
-    true = read(source_of(alone, parts, dictionary))
-    parts = [one_readout(part) for part in parts]
-    start = parts[0]["ITSTracksROF.mBCData.orbit"].astype(np.int64) * 3564
-    parts[2] = changed(parts[2], interval(start[parts[2].frame_of("PrimaryVertex")] + 100))
-    found = read(source_of(tmp_path / "crowd", parts, dictionary, vertices))
-    z = np.unique(true.vertex[:, 2])
-    assert np.diff(z).min() < 0.2  # they do compete
-    by_momentum = [np.argsort(tracks.p) for tracks in (true, found)]
-    assert np.array_equal(true.p[by_momentum[0]], found.p[by_momentum[1]])
-    right = true.vertex[by_momentum[0]] == found.vertex[by_momentum[1]]
-    assert right.all(-1).mean() > 0.95
-
-
-def test_only_vertices_of_the_readout_frame_s_time_are_candidates(frames, tmp_path):
-    """They stand in its middle, 445 crossings before its end; the margin is 50."""
-    parts, dictionary = frames
-    bc = parts[2]["PrimaryVertex.mIRMin.orbit"].astype(np.int64) * 3564 + parts[2]["PrimaryVertex.mIRMin.bc"]
-    near, kept, source = Selection(max_dca=(0.2, 0.0)), {}, source_of(tmp_path, parts, dictionary)
-    for late in (0, 495, 496, 496 + 891):
-        shifted = changed(parts[2], interval(bc + late))
-        kept[late] = _vertices(with_vertices(source, shifted, tmp_path / f"{late}.root"), near)
-    assert len(kept[0]) > 140
-    assert np.array_equal(kept[495], kept[0])
-    assert len(kept[496]) < 30  # accidents: the vertex of the readout frame before
-    assert len(kept[496 + 891]) < 30
-
-
-def _vertices(source, selection):
-    """Tracks' vertices; none where no track has one."""
-    parts = []
-    try:
-        for tracks in source.chunks(DETECTOR, selection):
-            parts.append(tracks.vertex)
-    except ConfigError:
-        return np.zeros((0, 3))
-    return np.concatenate(parts)
-
-
-def test_a_vertex_without_interval_is_taken_by_its_time(frames, tmp_path):
-    parts, dictionary = frames
-    source = source_of(tmp_path, parts, dictionary, "primary")
-    columns = {f"PrimaryVertex.mIR{end}.bc": np.full(30, 0xFFFF, np.uint16) for end in ("Min", "Max")}
-    timed = with_vertices(source, changed(parts[2], columns), tmp_path / "timed.root")
-    assert np.array_equal(read(timed).event, read(source).event)
-    columns["PrimaryVertex.mTimeStamp.mTimeStamp"] = np.full(30, -100, np.float32)
-    with pytest.raises(ConfigError, match="no track is left"):
-        read(with_vertices(source, changed(parts[2], columns), tmp_path / "wrong.root"))
-
-
-@pytest.mark.parametrize("b_z", [0.5, -0.2, 0.0])
-def test_the_distance_to_a_vertex_is_that_of_the_helix(b_z, frames):
-    """Against the point of closest approach of `physics.helix`."""
-    part = frames[0][0]
-    states, readout = states_of(part, "x"), readout_of(part, "x")
-    vertices = seeding_vertices(part, readout, "x")
-    row, distance = nearest_vertex(states, readout.of_track, vertices, b_z)
-    cosine = 1 / np.hypot(1, states.tan_lambda)
-    direction = [np.cos(states.azimuth) * cosine, np.sin(states.azimuth) * cosine, states.tan_lambda * cosine]
-    momentum = torch.from_numpy(states.p[:, None] * np.stack(direction, -1))
-    charge = torch.from_numpy(np.sign(states.q_over_pt))
-    helix = hx.from_momentum(torch.from_numpy(states.position), momentum, charge, b_z)
-    five = hx.perigee(helix, torch.from_numpy(vertices.position[row]), b_z)
-    assert distance == pytest.approx(torch.hypot(five.d0, five.z0).numpy(), abs=1e-9)
-
-
 def test_a_track_stands_at_its_innermost_hit_in_o2_s_frame(frames, tracks):
     part = frames[0][0]
     first = np.lexsort((DETECTOR.layer.numpy()[tracks.sensor], tracks.track_of_hit))
@@ -300,85 +165,6 @@ def test_the_tracks_tell_their_field(frames, tmp_path):
         ConfigError, match=r"turn as in a field of 0\.50 T .*, the detector's is -0\.5 T; giv"
     ):
         read(source_of(tmp_path, *frames), detector=turned)
-
-
-def with_index(frames, column, value):
-    """The seventh track's first cluster."""
-    values = frames[column].copy()
-    values[int(frames["ITSTrack.mClusRef.mData"][6] >> 4) if column == "ITSTrackClusIdx" else 6] = value
-    return changed(frames, {column: values})
-
-
-def with_state(frames):
-    values = frames["ITSTrack.mP"].copy()
-    values[6, 2] = np.nan
-    return changed(frames, {"ITSTrack.mP": values})
-
-
-def with_record(frames):
-    values = frames["ITSTracksROF.mROFEntry.mEntries"].copy()
-    values[2] += 1
-    return changed(frames, {"ITSTracksROF.mROFEntry.mEntries": values})
-
-
-def with_time(frames):
-    values = frames["VerticesROF.mBCData.bc"].copy()
-    values[2] += 1
-    return changed(frames, {"VerticesROF.mBCData.bc": values})
-
-
-FAULTS = {
-    "index too large": (
-        lambda f: with_index(f, "ITSTrackClusIdx", 10**6),
-        "o2trac_its.root: time frame 0, track 6: found cluster 1000000, expected 0 to [0-9]+, the clusters",
-    ),
-    "negative index": (lambda f: with_index(f, "ITSTrackClusIdx", -1), "track 6: found cluster -1, expected"),
-    "reference too far": (
-        lambda f: with_index(f, "ITSTrack.mClusRef.mData", 10**5 << 4 | 7),
-        "track 6: found clusters 100000:100007 of ITSTrackClusIdx, expected a range within its",
-    ),
-    "not a number": (
-        with_state,
-        r"track 6: found parameters .*nan.*, expected finite numbers, a sine within",
-    ),
-    "readout frames": (
-        with_record,
-        "time frame 0: ITSTracksROF does not count every ITSTrack once and in order",
-    ),
-    "other readout frames": (with_time, "VerticesROF and ITSTracksROF are not the same readout frames; give"),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_named_by_time_frame_and_track(fault, frames, tmp_path):
-    change, message = FAULTS[fault]
-    (part, *others), dictionary = frames
-    with pytest.raises(SchemaError, match=message):
-        read(source_of(tmp_path, [change(part), *others], dictionary))
-
-
-def test_files_of_different_lengths_are_refused(frames, tmp_path):
-    source = source_of(tmp_path / "a", *frames)
-    part = frames[0][1]
-    with FrameWriter(tmp_path / "clus.root", CLUSTER_FILE) as writer:
-        writer.append(part)
-        writer.append(part)
-    with pytest.raises(SchemaError, match=r"clus\.root: has 4 time frames, .*trac_its.root 2; give files of"):
-        read(replace(source, clusters=tmp_path / "clus.root"))
-
-
-def test_a_cluster_file_in_place_of_a_track_file_is_refused(frames, tmp_path):
-    source = source_of(tmp_path, *frames)
-    with pytest.raises(
-        SchemaError, match=r"clus_its\.root: tree o2sim has no branch ITSTrack\.mX, .*; found "
-    ):
-        read(replace(source, tracks=source.clusters))
-
-
-def test_a_chip_that_the_detector_lacks_is_refused(frames, tmp_path):
-    other = replace(DETECTOR, sensor_id=DETECTOR.sensor_id + 30_000)
-    with pytest.raises(SchemaError, match=r"chip [0-9]+ is no sensor_id of detector ITS2; use detector=its2"):
-        read(source_of(tmp_path, *frames), detector=other)
 
 
 def test_what_was_kept_is_said(frames, tmp_path, caplog):

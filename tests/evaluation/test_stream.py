@@ -10,6 +10,10 @@ import scipy.stats
 import torch
 from small_detectors import GUN, barrel, batch_of, random_local, simulated
 
+from alignnet.data import cache_write
+from alignnet.data.cache_layout import STEPS_PER_CM
+from alignnet.data.datamodule import AlignmentData
+from alignnet.data.root_write import write_simulation
 from alignnet.data.simulate import Simulation
 from alignnet.data.sources import ParticleGun
 from alignnet.data.tracks import Tracks
@@ -93,6 +97,20 @@ def test_batches_and_threads_make_no_difference(tracks, numbers, monkeypatch, ba
     monkeypatch.setattr(stream, "BATCH_EVENTS", batch)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     assert same(numbers, numbers_of(evaluation_of(tracks)))
+
+
+def test_events_read_from_a_cache_of_many_blocks_give_the_same_numbers(tracks, tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "BATCH_EVENTS", 7)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(cache_write, "BLOCK", 40)
+    path = tmp_path / "tracks.root"
+    stored = replace(tracks, uv=np.round(tracks.uv * STEPS_PER_CM) / STEPS_PER_CM)
+    write_simulation(path, SMALL, stored, None, {"generator": "gun", "seed": 0})
+    memory, from_cache = (AlignmentData([str(path)], SMALL, cache=c) for c in (None, str(tmp_path)))
+    one, other = (numbers_of(evaluation_of(data.selected("train"))) for data in (memory, from_cache))
+    assert len(from_cache.table.blocks) > 10
+    assert not same(one, numbers_of(evaluation_of(tracks)))
+    assert same(one, other)
 
 
 def test_the_pass_leaves_torch_as_many_threads_as_it_had(tracks):

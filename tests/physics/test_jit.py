@@ -22,6 +22,7 @@ def _auto(monkeypatch):
     monkeypatch.setenv(SWITCH, "auto")
     monkeypatch.setattr(jit, "_on_disk", {})
     monkeypatch.setattr(jit, "_seen", {})
+    monkeypatch.setattr(jit, "_said", set())
     monkeypatch.setattr(jit, "PAYS_AFTER", 100)
 
 
@@ -45,6 +46,18 @@ def test_what_appears_on_disk_later_does_not_change_a_run_that_goes_on(monkeypat
     assert not pays(kernel, 1)
     monkeypatch.setattr(jit, "is_on_disk", lambda _: True)
     assert not pays(kernel, 1)
+
+
+@pytest.mark.parametrize("switch", ["auto", "on", "off"])
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_wait_for_the_compiler_is_said_once(switch, ready, monkeypatch, caplog):
+    monkeypatch.setenv(SWITCH, switch)
+    monkeypatch.setattr(jit, "is_on_disk", lambda _: ready)
+    with caplog.at_level("INFO", "alignnet.kernels"):
+        for _ in range(3):
+            assert pays(kernel, 200) == (switch != "off")
+    said = [line for line in caplog.messages if line.startswith("compiling loops over tracks and hits")]
+    assert len(said) == (switch != "off" and not ready)
 
 
 def test_compiled_kernels_are_found_on_disk(tmp_path, monkeypatch):

@@ -70,7 +70,7 @@ def test_what_residuals_do_is_what_autograd_finds(parametrisation, order):
     summed = torch.zeros(len(BENT), 2, layer.theta.shape[1]).double().index_add_(0, sensor, found)
     expected = torch.stack(rows, 1)
     assert torch.allclose(summed[..., :6], expected[..., :6], rtol=1e-10, atol=1e-11)
-    # P_ij is taken where the track crosses, not continued from the hit: they differ by (miss/length)²
+    # P_ij is taken where the track crosses, its slope at the hit with the plane: (miss/length)² apart
     assert torch.allclose(summed, expected, rtol=1e-4, atol=1e-4)
 
 

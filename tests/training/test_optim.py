@@ -156,7 +156,7 @@ def test_the_curvature_is_measured_as_often_as_asked(refresh, due):
     assert measured == due
 
 
-def test_gauss_newton_solves_the_dense_normal_equations(batch):
+def test_gauss_newton_solves_the_dense_normal_equations(first_order, batch):
     layer = SensorLayer.of(DETECTOR)
     problem = linearised(batch, layer)
     least = int(problem.hits().sort().values[3])  # three sensors only follow their staves

@@ -24,7 +24,7 @@ def html(text: object) -> Html:
 
 def formula(text: object) -> Html:
     """Text as HTML with its indices set low (DCA_xy, p_T) and its units kept beside their numbers."""
-    low = re.sub(r"\b(DCA|p)_(xy|z|T)\b", r"\1<sub>\2</sub>", html(text))
+    low = re.sub(r"\b(DCA|p|K⁰)_(xy|z|T|S)\b", r"\1<sub>\2</sub>", html(text))
     return Html(re.sub(r"(?<=[\d∞]) (?=[µσ%])", "\N{NO-BREAK SPACE}", low))
 
 

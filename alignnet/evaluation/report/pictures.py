@@ -64,7 +64,7 @@ class Picture:
             figure, text = self.draw(), StringIO()
             figure.savefig(text, format="svg", dpi=_RASTER_DPI, transparent=True, metadata=_NO_METADATA)
         width = 96 * _LARGER * float(figure.get_size_inches()[0])  # [CSS pixels]
-        title = element("p", self.title, class_="title") if self.title else ""
+        title = element("p", formula(self.title), class_="title") if self.title else ""
         return element("div", title, inline(text.getvalue(), self.name, self.finding, width), class_="panel")
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from alignnet.evaluation import physics_plots, quality_plots
-from alignnet.evaluation.report.markup import Column, Html, folded, formula, joined, table
+from alignnet.evaluation.report.markup import Column, Html, element, folded, formula, joined, table
 from alignnet.evaluation.report.numbers import at, known, plural, short, span, whole
 from alignnet.evaluation.report.numbers import table as table_of
 from alignnet.evaluation.report.pictures import Picture, panels
@@ -38,8 +38,7 @@ def fit(report: Report) -> Html:
 
 def places(report: Report) -> Html:
     """Residuals of half-barrels and staves, over the sensors' surfaces, and where sensors overlap."""
-    parts = [_volumes(report.metrics), _surface(report.metrics), _overlaps(report.metrics)]
-    return joined([part for part in parts if part])
+    return joined([part(report.metrics) for part in (_volumes, _surface, _overlaps)])
 
 
 def _volumes(metrics: Mapping[str, Any]) -> Html:
@@ -74,7 +73,7 @@ def _volumes(metrics: Mapping[str, Any]) -> Html:
         "less what the number of hits explains."
     )
     numbers = folded("Numbers of the levels", table("Scatter of mean residuals", columns, rows))
-    return joined([panels(pictures, caption, "panels wide"), numbers] if pictures else [numbers])
+    return joined([panels(pictures, caption, "panels wide"), numbers])
 
 
 def _scatter(of: Mapping[str, Any], c: str) -> str:
@@ -151,7 +150,9 @@ def decays(report: Report) -> Html:
     """Masses of decays in flight."""
     found = table_of(report.metrics, "decays")
     names: Mapping[str, Any] = next(iter(found.values()), {})
-    if not any(_peak(one[name], "mean") for one in found.values() for name in names):
+    if names and not any(_peak(one[name], "mean") for one in found.values() for name in names):
+        return _no_peak(found)
+    if not names:
         return Html("")
     pictures = [
         Picture(
@@ -175,6 +176,23 @@ def decays(report: Report) -> Html:
         "against p_T and φ. Curvatures that are wrong in one place show as a mean that depends on φ."
     )
     return joined([panels(pictures, caption, "panels wide"), table("Peaks", columns, rows)])
+
+
+def _no_peak(found: Mapping[str, Any]) -> Html:
+    """How many pairs there were, and what may have taken the decays away."""
+    pairs = {
+        f"{_DECAYS.get(name, name)} {geometry}": whole(sum(one[name]["counts"]))
+        for geometry, one in found.items()
+        for name in one
+    }
+    return element(
+        "p",
+        formula(
+            f"No peak was found among the pairs of tracks in the range of masses: {_each(pairs)}. Few "
+            "tracks, a selection of those that point to their vertex (selection.max_dca) and "
+            "evaluation.max_chi2_per_ndf leave out the daughters of decays in flight."
+        ),
+    )
 
 
 def _peak(decay: Mapping[str, Any], key: str) -> Any:

@@ -89,7 +89,7 @@ def _dca_numbers(geometries: Mapping[str, Any], c: str, by: str, variable: str) 
     last = list(geometries.values())[-1]
     rows = []
     for i, (low, high) in enumerate(zip(last[f"{by}_low"], last[f"{by}_high"], strict=True)):
-        row: list[Any] = [f"{low:g} … {high:g}", whole(last["n"][i])]
+        row: list[Any] = [f"{low:.3g} … {high:.3g}", whole(last["n"][i])]
         for quantity in ("mean", "width"):
             row += [short(g[f"{quantity}_{c}_um"][i]) for g in geometries.values()]
             row.append(short(last[f"{quantity}_error_{c}_um"][i], 2))

@@ -1,0 +1,43 @@
+"""Words of the report where a number is missing or a name is not one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_detectors import barrel
+
+from alignnet.cli.report import _shown_in
+from alignnet.evaluation.decays import Decays, decays_of
+from alignnet.evaluation.report.markup import formula
+from alignnet.evaluation.report.quality_sections import decays
+from alignnet.evaluation.report.report import Report
+
+DETECTOR = barrel()
+
+
+def test_masses_without_a_peak_are_counted_and_explained():
+    found = Decays(0.5, decays_of({"k0s": {}}))
+    found.counts["k0s"][0, 3] = 7
+    metrics = {"decays": {"after": found.metrics()}}
+    text = decays(Report(metrics, DETECTOR, torch.zeros(len(DETECTOR), 6)))
+    assert "No peak was found" in text
+    assert "K⁰<sub>S</sub> → π⁺π⁻ after 7." in text
+    assert "max_chi2_per_ndf" in text
+    assert decays(Report({}, DETECTOR, torch.zeros(len(DETECTOR), 6))) == ""
+
+
+def test_indices_are_set_low():
+    assert formula("DCA_xy, p_T, K⁰_S") == "DCA<sub>xy</sub>, p<sub>T</sub>, K⁰<sub>S</sub>"
+
+
+@pytest.mark.parametrize("stem", ["dca_phi", "dca_eta", "dca_charge", "dca_top", "dca_side", "fit_quality",
+                                  "residuals_halfbarrel", "residuals_stave", "surface", "overlaps", "monitor",
+                                  "mass_k0s", "corrections_layer3", "residual_histograms"])  # fmt: skip
+def test_pictures_are_described_in_words(stem):
+    words = _shown_in(stem)
+    assert words
+    assert "_" not in words.replace("p_T", "")
+
+
+def test_a_picture_of_another_name_has_no_words():
+    assert _shown_in("notes") == _shown_in("dcavertex") == ""

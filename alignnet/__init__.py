@@ -24,8 +24,11 @@ _HOME = {
     "Recovery": "alignnet.geometry.recovery",
     "SensorLayer": "alignnet.sensors.sensor",
     "Simulation": "alignnet.data.simulate",
+    "barrel_endcap": "alignnet.geometry.tracker",
+    "discs": "alignnet.geometry.tracker",
     "fit": "alignnet.training.run",
     "its2": "alignnet.geometry.its2",
+    "its3": "alignnet.geometry.its3",
     "make_trainer": "alignnet.training.run",
     "read_detector": "alignnet.data.root",
     "read_tracks": "alignnet.data.root",
@@ -47,8 +50,11 @@ __all__ = [
     "Recovery",
     "SensorLayer",
     "Simulation",
+    "barrel_endcap",
+    "discs",
     "fit",
     "its2",
+    "its3",
     "make_trainer",
     "read_detector",
     "read_tracks",
@@ -76,9 +82,12 @@ if TYPE_CHECKING:
     from alignnet.data.sources import ParticleGun as ParticleGun
     from alignnet.geometry.detector import Detector as Detector
     from alignnet.geometry.its2 import its2 as its2
+    from alignnet.geometry.its3 import its3 as its3
     from alignnet.geometry.misalign import Gaussian as Gaussian
     from alignnet.geometry.recovery import Recovery as Recovery
     from alignnet.geometry.telescope import telescope as telescope
+    from alignnet.geometry.tracker import barrel_endcap as barrel_endcap
+    from alignnet.geometry.tracker import discs as discs
     from alignnet.loss.chi2 import HelixChi2 as HelixChi2
     from alignnet.loss.noise import NoiseModel as NoiseModel
     from alignnet.sensors.sensor import SensorLayer as SensorLayer

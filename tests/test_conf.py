@@ -122,6 +122,8 @@ CHOICES = [
     "optimizer.precision=float32 loss.precision=float32",
     "sensors.parametrisation=global",
     "sensors.parametrisation=affine optimizer.sensor_prior=null",
+    "sensors.surface_order=2 evaluation.errors=exact evaluation.spectrum=3",
+    "sensors.surface_order=3 sensors.parametrisation=global optimizer=preconditioned_sgd",
     "sensors.parametrisation=affine optimizer=preconditioned_sgd",
     "sensors.fixed.layers=[0] data.split=[1,0,0] early_stop=null",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from alignnet.errors import ConvergenceError
 
 _ROUNDING = 1e-10
-"""Of |r| |M⁻¹r|: by so much rᵀM⁻¹r may fall below 0. Constraints that take most of r leave its rounding."""
+"""Of the first rᵀM⁻¹r: by so much it may fall below 0. Constraints that take most of r leave its rounding."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def conjugate_gradients(
     """
     x, r = torch.zeros_like(b), b.clone()
     z = preconditioner(r)
-    p, start, iteration = z.clone(), _norm(r, z, 0), 0
+    p, rho = z.clone(), float((r * z).sum())
+    start, iteration = _checked(rho, enough, 0), 0
     rho = start
     goal = max(tolerance**2 * start, enough)
     while iteration < max_iterations and rho > goal:
@@ -81,7 +82,7 @@ def conjugate_gradients(
             )
         x, r = x + rho / curvature * p, r - rho / curvature * q
         z = preconditioner(r)
-        rho, last = _norm(r, z, iteration), rho
+        rho, last = _checked(float((r * z).sum()), max(_ROUNDING * start, enough), iteration), rho
         p, iteration = z + rho / last * p, iteration + 1
         if progress is not None:
             progress(iteration, (rho / start) ** 0.5)
@@ -89,9 +90,8 @@ def conjugate_gradients(
     return Solution(x, iteration, residual, rho <= goal)
 
 
-def _norm(r: Tensor, z: Tensor, iteration: int) -> float:
-    """rᵀM⁻¹r with z = M⁻¹r, finite and, but for rounding, not below 0."""
-    rho = float((r * z).sum())
-    if not -_ROUNDING * float(r.norm() * z.norm()) <= rho < float("inf"):
+def _checked(rho: float, rounding: float, iteration: int) -> float:
+    """rᵀM⁻¹r, finite and, but for rounding, not below 0."""
+    if not -rounding <= rho < float("inf"):
         raise ConvergenceError(f"conjugate gradients met the norm {rho:.3g} in iteration {iteration}")
     return max(rho, 0.0)

@@ -93,7 +93,7 @@ def test_three_bows_of_flat_planes_are_found(tmp_path):
     detector = planes(6, x_over_x0=0.0)
     held = torch.tensor([1, 0, 0, 0, 0, 1]).bool()
     truth = SurfaceModes(2, 50 * UM)(detector) * ~held[:, None]
-    source = replace(BEAM, divergence=0.3, spot=1.0)
+    source = replace(BEAM, divergence=0.4, spot=2.0)
     fixed = {"layers": [0, 5], "dof": ["du", "dv", "dw", "rot_u", "rot_v", "rot_w"]}
     sensors, chi2 = aligned(tmp_path, detector, source, truth, 2000, fixed, 2, epochs=2)
     assert chi2 == pytest.approx(1.0, abs=0.06)
@@ -105,7 +105,7 @@ def test_three_bows_of_flat_planes_are_found(tmp_path):
 
 def test_flat_planes_have_no_bows_where_none_were_put(tmp_path):
     detector = planes(6, x_over_x0=0.0)
-    source = replace(BEAM, divergence=0.3, spot=1.0)
+    source = replace(BEAM, divergence=0.4, spot=2.0)
     truth = torch.zeros(6, 6, dtype=torch.float64)
     fixed = {"layers": [0, 5], "dof": ["du", "dv", "dw", "rot_u", "rot_v", "rot_w"]}
     sensors, _ = aligned(tmp_path, detector, source, truth, 1500, fixed, 2, epochs=2)

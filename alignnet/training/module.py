@@ -76,8 +76,13 @@ class AlignmentModule(L.LightningModule):
                 f"{type(optimizer).__name__} moves sensors, not the weights of a correction field "
                 "(sensors.parametrisation=field); choose optimizer=adam"
             )
-        if isinstance(optimizer, GaussNewton):
+        if isinstance(optimizer, GaussNewton | PreconditionedSGD):
             optimizer.attach(self.detector, self.sensors)
+        if isinstance(optimizer, PreconditionedSGD) and optimizer.levels and self.local_training:
+            raise ConfigError(
+                "optimizer.levels does not go with averaging, which is of sensors: leave one out"
+            )
+        if isinstance(optimizer, GaussNewton):
             self.automatic_optimization = False
         return optimizer
 

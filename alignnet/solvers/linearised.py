@@ -79,6 +79,25 @@ class Block(NamedTuple):
             self.event[rows], self.towards_origin[rows, :n], self.origin_inverse,
         )  # fmt: skip
 
+    def weighted(self, weight: float) -> Block:
+        """The same tracks, their χ² counted `weight` times."""
+        if weight == 1:
+            return self
+        return self._replace(
+            force=self.force * weight,
+            noise=self.noise * weight**0.5,
+            metric=self.metric * weight,
+            towards_origin=self.towards_origin * weight**0.5,
+        )
+
+    def with_origins(self) -> Block:
+        """The same tracks as if their events had origins that nothing depends on, beside others that have."""
+        if len(self.origin_inverse):
+            return self
+        n_events = int(self.event.max()) + 1 if len(self.event) else 0
+        towards = self.metric.new_zeros(*self.metric.shape[:2], 3)
+        return self._replace(towards_origin=towards, origin_inverse=self.metric.new_zeros(n_events, 3, 3))
+
     def by_length(self) -> list[Block]:
         """The same tracks in blocks without padding, one for each number of hits."""
         count = self.is_hit.sum(-1)
@@ -92,13 +111,15 @@ def merged(blocks: list[Block], consume: bool = False) -> list[Block]:
         blocks: of batches.
         consume: empty the list on the way, so that not all of it is in memory twice.
     """
-    shift = 0
+    shift, inverses = 0, []
     parts: dict[int, list[Block]] = {}
-    for block in blocks:
+    coupled = any(len(block.origin_inverse) for block in blocks)
+    for block in (block.with_origins() if coupled else block for block in blocks):
         for part in block.by_length():
             parts.setdefault(part.n_hits, []).append(part._replace(event=part.event + shift))
         shift += len(block.origin_inverse)
-    inverse = torch.cat([block.origin_inverse for block in blocks]) if blocks else torch.zeros(0, 3, 3)
+        inverses.append(block.origin_inverse)
+    inverse = torch.cat(inverses) if inverses else torch.zeros(0, 3, 3)
     if consume:
         blocks.clear()
     return [

@@ -11,7 +11,6 @@ from alignnet.data.datamodule import AlignmentData
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.errors import Errors
 from alignnet.solvers.hessian import Problem
-from alignnet.solvers.linearised import linearise
 from alignnet.solvers.spectrum import Spectrum
 from alignnet.training.module import AlignmentModule
 from alignnet.training.optim import GaussNewton
@@ -57,8 +56,8 @@ def answer_of(
     layer.set_local(local)
     solver = _solver(module, layer)
     for batch in data.loader("train"):
-        for part in module.loss.parts(batch):
-            solver.add(linearise(module.loss, layer, part, solver.dtype, module.seed))
+        for block in module.blocks(batch, layer, solver.dtype):
+            solver.add(block)
     system = solver.system()
     problem = system[0].problem
     n_hits = problem.hits()
@@ -83,7 +82,7 @@ def _solver(module: AlignmentModule, layer: SensorLayer) -> GaussNewton:
         assert isinstance(solver, GaussNewton)
     else:
         solver = GaussNewton([layer.theta], levels={"half_barrel": None, "stave": None})
-    solver.attach(module.detector, layer)
+    solver.attach(module.detector, layer, module.objective.terms)
     return solver
 
 

@@ -35,19 +35,19 @@ class TermSystem:
         chi2: Σ w |r|² of all terms.
     """
 
+    @torch.enable_grad()
     def __init__(self, terms: Terms, sensors: SensorLayer) -> None:
-        with torch.enable_grad():
-            theta = sensors.theta.detach().clone().requires_grad_()
-            values = terms.at(sensors, theta)
-        self._theta, self._like = theta, theta.detach()
+        self._theta = sensors.theta.detach().clone().requires_grad_()
+        self._like = self._theta.detach()
+        values = terms.at(sensors, self._theta)
         few = sum(one.value.numel() for one in values if one.value.dim()) <= FEW
         kept = [one for one in values if few and one.value.dim()]
         self._many = [one for one in values if not (few and one.value.dim())]
-        self.chi2 = float(sum(float(one.chi2.detach()) for one in values))
-        self.gradient = sum(
-            (0.5 * self._derivative(one.chi2) for one in values), torch.zeros_like(self._like)
-        )
-        self.rows = torch.cat([self._like.new_zeros(0, *theta.shape), *(self._rows(one) for one in kept)])
+        self.chi2 = sum(float(one.chi2.detach()) for one in values)
+        slopes = [0.5 * self._derivative(one.chi2) for one in values]
+        self.gradient = sum(slopes, torch.zeros_like(self._like))
+        none = self._like.new_zeros(0, *self._like.shape)
+        self.rows = torch.cat([none, *(self._rows(one) for one in kept)])
         self._products: list[Product] = [self._product(one) for one in self._many]
 
     def __call__(self, vector: Tensor) -> Tensor:
@@ -76,12 +76,11 @@ class TermSystem:
         return one.weight**0.5 * torch.stack([self._derivative(one.value, row) for row in unit])
 
     def _product(self, one: Value) -> Product:
-        with torch.enable_grad():
-            if not one.value.dim():
-                slope = 0.5 * self._derivative(one.chi2, graph=True)
-                return lambda vector: _grad_or_zero(slope, self._theta, vector)
-            dummy = torch.zeros_like(one.value, requires_grad=True)
-            back = self._derivative(one.value, dummy, graph=True)  # Jᵀu, linear in u
+        if not one.value.dim():
+            slope = 0.5 * self._derivative(one.chi2, graph=True)
+            return lambda vector: _grad_or_zero(slope, self._theta, vector)
+        dummy = torch.zeros_like(one.value, requires_grad=True)
+        back = self._derivative(one.value, dummy, graph=True)  # Jᵀu, linear in u
 
         def product(vector: Tensor) -> Tensor:
             moved = _grad_or_zero(back, dummy, vector)  # J v

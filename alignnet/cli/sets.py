@@ -35,6 +35,7 @@ class SetKeys:
     weight: float = 1.0
     b_z: float | None = None
     loss: Section = field(default_factory=dict)
+    decay: Section | None = None
     split: list[float] | None = None
     min_hits: int | None = None
     short_tracks: str | None = None
@@ -79,9 +80,19 @@ def sets_of(
         settings = {**data_of(_plain(config.data)), "max_tracks": None, **own, "files": section["files"]}
         with values_of(key):
             data[str(name)] = AlignmentData(**{**given, **settings, "detector": mine})
-            loss = load_loss(OmegaConf.merge(config.loss, {**section.get("loss", {})}), mine)
+            loss = load_loss(_loss_of(config.loss, section), mine)
         found.append(DataSet(str(name), loss, float(section.get("weight", 1.0))))
     return data, tuple(found)
+
+
+def _loss_of(first: DictConfig, section: Section) -> Any:
+    """The first set's cost with what a set says of its own."""
+    node = OmegaConf.merge(first, section.get("loss") or {})
+    decay = section.get("decay")
+    if decay is None:
+        return node
+    plain = {key: value for key, value in _plain(node).items() if key not in ("vertex", "terms")}
+    return OmegaConf.create({**plain, **decay, "_target_": "alignnet.loss.decay_chi2.DecayChi2"})
 
 
 def load_loss(node: Any, detector: Detector) -> HelixChi2:

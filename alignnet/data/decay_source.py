@@ -1,4 +1,4 @@
-"""Two-body decays of a neutral particle of known mass: K⁰_S → π⁺π⁻, J/ψ → μ⁺μ⁻, D⁰ → K⁻π⁺; an event is one."""
+"""Two-body decays of a neutral particle of known mass: K⁰_S → π⁺π⁻, J/ψ → μ⁺μ⁻, D⁰ → K⁻π⁺; one an event."""
 
 from __future__ import annotations
 

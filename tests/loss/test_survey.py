@@ -102,7 +102,6 @@ def test_a_survey_and_tracks_are_one_least_squares(tmp_path):
     optimizer.add(linearise(loss, layer, batch_of(tracks, DETECTOR)))
     optimizer.step()
     assert (layer.theta.detach().flatten() - expected).abs().max() < 1e-7 * expected.abs().max()
-    assert term(layer.theta.detach()).abs().max() < 3
 
 
 @pytest.mark.parametrize(

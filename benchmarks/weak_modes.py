@@ -2,11 +2,11 @@
 
     python benchmarks/weak_modes.py [--events 4000] [--amplitude 50] [--out weak_modes.json]
 
-Every chip is where nine weak modes of the same amplitude [µm at the edge] put it. Staves and modules move, each
-with a prior of 2 mm and 20 mrad, which says next to nothing; a Gauss–Newton step an epoch, as `alignnet train`
-takes it. Prints for each set the part of each mode that was found, and what is left ± its expected error. A
-mode whose expected error is above a tenth of the amplitude is marked "?": the data do not see it, whatever the
-fraction is.
+Every chip is where nine weak modes of the same amplitude [µm at the edge] put it. Staves and modules move,
+each with a prior of 2 mm and 20 mrad, which says next to nothing; one Gauss–Newton step an epoch, as in
+`alignnet train`. Prints for each set the part of each mode that was found, and what is left ± its expected
+error. A mode whose expected error is above a tenth of the amplitude is marked "?": the data do not see it,
+whatever the fraction is.
 """
 
 from __future__ import annotations

@@ -241,20 +241,26 @@ class Preconditioner:
 
     def __init__(self, hierarchy: Hierarchical, with_levels: bool = True) -> None:
         self.hierarchy = hierarchy
-        blocks = hierarchy.diagonal_blocks()
-        first = hierarchy.weight.split(hierarchy._sizes)[0]
-        own, basis = hierarchy.own, hierarchy.basis
-        mine = blocks if basis is None else basis.mT @ blocks @ basis
-        local = mine * own[:, :, None] * own[:, None, :] + torch.diag_embed(first.view_as(own) + (1 - own))
-        self.sensors = BlockJacobi(local)
+        blocks = hierarchy.problem.diagonal_blocks()
+        self._tracks = self._inverted(blocks)  # penalties are whoever wraps this one's
+        whole = len(hierarchy.penalties) > 0
+        self.sensors = self._inverted(hierarchy.diagonal_blocks()) if whole else self._tracks
         levels = hierarchy.levels if with_levels else []
         self.levels = [_level_inverse(hierarchy.problem, level, blocks) for level in levels]
+
+    def _inverted(self, blocks: Tensor) -> BlockJacobi:
+        """The sensors' own blocks of a matrix (sensors, dof, dof), with priors, inverted."""
+        h = self.hierarchy
+        first, own, basis = h.weight.split(h._sizes)[0], h.own, h.basis
+        mine = blocks if basis is None else basis.mT @ blocks @ basis
+        local = mine * own[:, :, None] * own[:, None, :] + torch.diag_embed(first.view_as(own) + (1 - own))
+        return BlockJacobi(local)
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The preconditioner times packed unknowns."""
         h = self.hierarchy
         first, *rest = vector.split(h._sizes)
-        parts = [(self.sensors(first.view_as(h.own)) * h.own).flatten()]
+        parts = [(self._tracks(first.view_as(h.own)) * h.own).flatten()]
         for part, level, inverse in zip(rest, h.levels, self.levels, strict=True):
             if isinstance(inverse, BlockJacobi):
                 parts.append(inverse(part.view(level.n_groups, -1)).flatten())

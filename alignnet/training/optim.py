@@ -247,12 +247,7 @@ class GaussNewton(torch.optim.Optimizer):
         self.report: StepReport | None = None
 
     def attach(self, detector: Detector, sensors: SensorLayer, terms: Terms | None = None) -> None:
-        """Say what Θ belongs to; levels of ITS2 that the detector's names do not have are left out.
-
-        Args:
-            detector: the nominal places.
-            sensors: the model.
-            terms: of the objective, beside the tracks.
+        """Say what Θ and `terms` belong to; levels of ITS2 that the detector's names lack are left out.
 
         Raises:
             ConfigError: a level that neither has, or the sensors have a prior, but not the six degrees of

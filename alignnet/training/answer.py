@@ -12,7 +12,6 @@ from alignnet.data.root_volumes import LevelAnswer
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.errors import Errors
 from alignnet.solvers.hessian import Problem
-from alignnet.solvers.linearised import linearise
 from alignnet.solvers.mode_errors import ModeErrors
 from alignnet.solvers.spectrum import Spectrum
 from alignnet.training.module import AlignmentModule
@@ -64,8 +63,8 @@ def answer_of(
     layer = SensorLayer.at(module.detector, local)
     solver = _solver(module, layer)
     for batch in data.loader("train"):
-        for part in module.loss.parts(batch):
-            solver.add(linearise(module.loss, layer, part, solver.dtype, module.seed))
+        for block in module.blocks(batch, layer, solver.dtype):
+            solver.add(block)
     system = solver.system()
     problem = system[0].problem
     n_hits = problem.hits()
@@ -105,7 +104,7 @@ def _solver(module: AlignmentModule, layer: SensorLayer) -> GaussNewton:
         solver = GaussNewton([layer.theta], levels=above, schedule=[{"levels": list(used.wanted)}])
     else:
         solver = GaussNewton([layer.theta], levels={"half_barrel": None, "stave": None})
-    solver.attach(module.detector, layer)
+    solver.attach(module.detector, layer, module.objective.terms)
     trained = _trained(module)
     last = len(solver.stages) - 1
     solver.go_to(trained.stages.index(trained.stage) if isinstance(trained, GaussNewton) else last)

@@ -19,6 +19,7 @@ from torch import Tensor
 from alignnet.errors import ConfigError
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.volumes import Volumes
+from alignnet.loss.terms import Terms
 from alignnet.sensors.hierarchy import theta_motions
 from alignnet.sensors.parametrisation import Affine, RigidLocal
 from alignnet.sensors.sensor import SensorLayer
@@ -29,6 +30,7 @@ from alignnet.solvers.levels import Hierarchical, Level, Preconditioner, level, 
 from alignnet.solvers.linearised import Block
 from alignnet.solvers.pcg import Solution
 from alignnet.solvers.penalised import PenalisedPreconditioner
+from alignnet.solvers.term_system import TermSystem
 from alignnet.training.preconditioned_sgd import PreconditionedSGD, largest_eigenvalue
 from alignnet.training.priors import (
     USUAL_LEVELS,
@@ -146,10 +148,11 @@ class GaussNewton(torch.optim.Optimizer):
         self._volumes: list[Level] = []  # in which nothing has a common motion
         self._unknowns: Unknowns | None = None
         self._held: HeldModes | None = None
+        self._terms: Terms | None = None
         self.report: StepReport | None = None
 
-    def attach(self, detector: Detector, sensors: SensorLayer) -> None:
-        """Say what Θ belongs to; levels of ITS2 that the detector's names do not have are left out.
+    def attach(self, detector: Detector, sensors: SensorLayer, terms: Terms | None = None) -> None:
+        """Say what Θ and `terms` belong to; levels of ITS2 that the detector's names lack are left out.
 
         Raises:
             ConfigError: a level that neither has, or the sensors have a prior, but not the six degrees of
@@ -163,7 +166,7 @@ class GaussNewton(torch.optim.Optimizer):
         unknown = absent([*self.level_priors, *self.zero_mean], detector, USUAL_LEVELS, "optimizer.levels")
         wanted = {n: prior for n, prior in self.level_priors.items() if n not in unknown}
         self.stages = present(self.stages, wanted, [*unknown, *USUAL_LEVELS])
-        self._sensors = sensors
+        self._sensors, self._terms = sensors, terms if terms is not None and len(terms) else None
         self._levels = [level(detector, sensors, n, one.sigma, one.fixed) for n, one in wanted.items()]
         self._unknowns = Unknowns(detector, sensors, self._levels, self._own_basis())
         self._whole = whole(detector, sensors) if self.gauge else None
@@ -220,6 +223,7 @@ class GaussNewton(torch.optim.Optimizer):
         hierarchy = Hierarchical(
             problem, [one for one in self._levels if self.stage.moves(one.name)],
             self._own_weight(), moves, self._all.basis, self._held.penalties,
+            None if self._terms is None else TermSystem(self._terms, self._sensors),
         )  # fmt: skip
         precision = "float32" if len(hierarchy) > _SINGLE else "float64"
         inverse = direct_preconditioner(hierarchy, precision) or hierarchy.preconditioner()
@@ -261,9 +265,7 @@ class GaussNewton(torch.optim.Optimizer):
         state = self._begun(parameter)
         x = state["x"][self._all.moving(self.stage)]
         moved = parameter.detach() - state["start"]
-        force = hierarchy.collect(
-            hierarchy.problem.gradient() + hierarchy.penalty(moved.to(hierarchy.weight))
-        )
+        force = hierarchy.collect(hierarchy.gradient(moved.to(hierarchy.weight)))
         force = -(force + hierarchy.weight * x)
         enough = (self.tolerance * _FAR) ** 2 * len(hierarchy)
         start = self._start(preconditioner, parameter, x, moved)

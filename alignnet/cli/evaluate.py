@@ -25,7 +25,7 @@ from alignnet.evaluation.summary import report, write_metrics
 from alignnet.geometry.detector import Detector
 from alignnet.training.answer import ALIGNED, FIXED
 
-OF_TRAINING = ("errors", "pulls", "spectrum")
+OF_TRAINING = ("errors", "pulls", "spectrum", "weak_modes", "volumes")
 """What training found of the answer's errors, whichever tracks are evaluated."""
 
 log = logging.getLogger("alignnet.evaluate")

@@ -17,7 +17,7 @@ from alignnet.data.mille_write import MilleWriter
 from alignnet.data.root_alignment import AlignmentTable, read_alignment_table
 from alignnet.data.tracks import Array
 from alignnet.errors import ConfigError, SchemaError
-from alignnet.export.alice import write_alice
+from alignnet.export.alice import hierarchy_params, read_start_volumes, write_alice, write_align_params
 from alignnet.export.mille_tracks import BATCH, iterate_records
 from alignnet.export.millepede import sensor_labels, write_result, write_steering
 from alignnet.export.table import SUFFIXES, write_table
@@ -26,6 +26,7 @@ from alignnet.geometry.detector import Detector
 log = logging.getLogger("alignnet.export")
 
 FORMATS = ("alice", "table", "millepede")
+OBJECTS = ("sensors", "levels")
 DENSE = 6000
 """Parameters up to which Millepede inverts the matrix; beyond, it solves iteratively."""
 
@@ -45,7 +46,11 @@ def main(config: DictConfig) -> None:
     if config.format == "alice":
         if not detector.names[0].startswith("ITS/ITSU"):
             log.warning("%s has names like %s: not those of ALICE", detector.name, detector.names[0])
-        write_alice(output, detector, local)
+        if config.objects == "levels":
+            volumes = read_start_volumes(run / "alignment.root", detector)
+            write_align_params(output, hierarchy_params(detector, local, volumes))
+        else:
+            write_alice(output, detector, local)
     elif config.format == "table":
         kind = int(table.error_kind[0])
         write_table(output, detector, local, error, table.n_hits, table.status, kind)
@@ -66,6 +71,8 @@ def _check(config: DictConfig, run: Path, output: Path) -> None:
     suffixes = {"alice": (".root",), "table": SUFFIXES}.get(config.format)
     if suffixes is not None and output.suffix.lower() not in suffixes:
         raise ConfigError(f"output is {output}, expected a name that ends in {' or '.join(suffixes)}")
+    if config.objects not in OBJECTS:
+        raise ConfigError(f"objects is {config.objects!r}, expected {' or '.join(OBJECTS)}")
     if config.mille is not None and config.format != "millepede":
         raise ConfigError(f"mille={config.mille} goes with format=millepede, not with {config.format}")
     if config.mille is not None and str(config.mille).endswith(".txt"):

@@ -59,6 +59,7 @@ class Evaluation:
     errors: Literal["exact", "draws", "auto"] | None
     draws: int
     spectrum: int
+    mode_aim: float | None
     dca_vertex: Literal["given", "leave_one_out", "truth"]
     part: Literal["all", "train", "validation", "test"]
     max_tracks: int | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from alignnet.data.o2_runs import is_run, tracks_of
 from alignnet.data.root import check_same_sensors, has_misalignment, read_misalignment
 from alignnet.errors import ConfigError
 from alignnet.evaluation.summary import Evaluation
-from alignnet.export.alice import read_start
+from alignnet.evaluation.weak_modes import AIM
+from alignnet.export.alice import read_start, read_start_volumes
 from alignnet.geometry.detector import Detector
 from alignnet.loss.chi2 import HelixChi2
 from alignnet.sensors.constraints import set_free
 from alignnet.sensors.sensor import SensorLayer
+from alignnet.training.volume_answers import Placed
 
 
 @dataclass
@@ -39,6 +41,7 @@ class AlignmentProblem:
     data: AlignmentData
     truth: Tensor | None  # true local six (sensors, 6) where the first file is one that has them
     start: Tensor  # local six that the run starts from
+    volumes: Placed = field(default_factory=dict)  # where volumes above the sensors are then
 
 
 def load_problem(config: DictConfig) -> AlignmentProblem:
@@ -60,8 +63,10 @@ def load_problem(config: DictConfig) -> AlignmentProblem:
     check_arguments(set_free, fixed, "sensors.fixed", {"sensors": sensors, "detector": detector})
     set_free(sensors, detector, **fixed)
     start = torch.zeros(len(detector), 6, dtype=torch.float64)
+    volumes: Placed = {}
     if config.sensors.start is not None:
         start = read_start(config.sensors.start, detector)
+        volumes = read_start_volumes(config.sensors.start, detector)
         sensors.set_local(start)
     with values_of("loss"):
         loss = load_loss(config.loss, detector)
@@ -72,7 +77,7 @@ def load_problem(config: DictConfig) -> AlignmentProblem:
         data = AlignmentData(**given, **settings)
         data.setup()
     truth = read_misalignment(first, detector) if first and has_misalignment(first) else None
-    return AlignmentProblem(detector, sensors, loss, data, truth, start)
+    return AlignmentProblem(detector, sensors, loss, data, truth, start, volumes)
 
 
 def load_loss(node: DictConfig, detector: Detector) -> HelixChi2:
@@ -107,6 +112,7 @@ def evaluation_of(problem: AlignmentProblem, settings: DictConfig) -> Evaluation
             max_chi2_per_ndf=settings.max_chi2_per_ndf,
             numbers=tuple(settings.numbers),
             decays=plain(settings)["decays"] or {},
+            mode_aim=settings.get("mode_aim") or AIM,  # runs of earlier versions have none
         )
 
 

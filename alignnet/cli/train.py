@@ -80,7 +80,7 @@ def train(config: DictConfig) -> None:
              problem.data.n_tracks, ", ".join(problem.data.files))  # fmt: skip
     fit(trainer, module, problem.data, None if config.resume is None else Path(config.resume))
     draw = config.evaluation.limit and problem.truth is not None
-    answer = answer_of(module, problem.data, draw, uncertainty)  # ranks share the work
+    answer = answer_of(module, problem.data, draw, uncertainty, problem.volumes)  # ranks share the work
     if not trainer.is_global_zero:
         return
     status = convergence_of(trainer)
@@ -88,7 +88,7 @@ def train(config: DictConfig) -> None:
     begin_epoch(problem.loss, None)  # before and after have scales of their own
     evaluation = replace(
         evaluation, after=answer.local, aligned=answer.status == ALIGNED, error_draws=answer.error_draws,
-        errors=answer.errors, spectrum=answer.spectrum,
+        errors=answer.errors, spectrum=answer.spectrum, modes=answer.modes, levels=answer.levels,
         answer=SensorAnswer(answer.n_hits, answer.status, answer.error),
     )  # fmt: skip
     metrics = evaluation.run(folder / "evaluation", monitor.history)

@@ -27,6 +27,7 @@ def uncertainty_of(config: DictConfig, log: Logger) -> Uncertainty:
         errors=wanted.errors,
         n_draws=wanted.draws,
         n_modes=wanted.spectrum,
+        weak_modes=wanted.mode_aim is not None,
         watch=lambda draws, what, total: tracked(draws, what, total, 1, log),
         step=_now_and_then(log),
     )

@@ -91,6 +91,7 @@ def write_alignment(
     status: Tensor | Array,
     error_kind: int = 0,
     metadata: Mapping[str, Any] | None = None,
+    trees: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write tree `alignment`; the file appears whole or not at all.
 
@@ -103,6 +104,7 @@ def write_alignment(
         status: 0 aligned, 1 fixed, 2 too few hits (sensors,).
         error_kind: what the errors are, a key of `ERROR_KINDS`.
         metadata: what JSON can hold, as the object `metadata`; None for none.
+        trees: columns of further trees, by name.
 
     Raises:
         GeometryError: shapes do not fit the detector, a number is not finite, or a status is unknown.
@@ -111,6 +113,8 @@ def write_alignment(
     columns = table_columns(alignment_table(detector, local_six, errors, n_hits, status, error_kind))
     with replacing(path) as temporary, uproot.recreate(temporary) as file:
         write_columns(file, "alignment", columns)
+        for name, more in (trees or {}).items():
+            write_columns(file, name, more)
         if metadata is not None:
             file["metadata"] = json.dumps(metadata)
 

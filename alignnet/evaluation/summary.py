@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from alignnet.data.atomic import replacing
+from alignnet.data.root_volumes import LevelAnswer
 from alignnet.data.tracks import Tracks
 from alignnet.errors import ConfigError
 from alignnet.evaluation import plots
@@ -29,10 +30,13 @@ from alignnet.evaluation.stream import TrackStream
 from alignnet.evaluation.tables import show
 from alignnet.evaluation.truth import truth_recovery
 from alignnet.evaluation.uncertainty import error_metrics, pull_metrics, spectrum_metrics
+from alignnet.evaluation.volumes import volume_metrics
+from alignnet.evaluation.weak_modes import AIM, mode_metrics
 from alignnet.geometry.detector import Detector
 from alignnet.loss.chi2 import HelixChi2
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.errors import Errors
+from alignnet.solvers.mode_errors import ModeErrors
 from alignnet.solvers.spectrum import Spectrum
 
 log = logging.getLogger("alignnet.evaluation")
@@ -57,6 +61,9 @@ class Evaluation:
         max_chi2_per_ndf: leave out tracks beyond it.
         numbers: what to find beside residuals, χ² and DCA, of `alignnet.evaluation.numbers.NUMBERS`.
         decays: to be searched for, with changes of their cuts, of `alignnet.evaluation.decays.DECAYS`.
+        modes: how well weak modes are known, where it was worked out.
+        mode_aim: to what amplitude [cm] they should be.
+        levels: what was found for volumes above the sensors.
 
     Raises:
         ConfigError: a value cannot be used.
@@ -77,6 +84,9 @@ class Evaluation:
     max_chi2_per_ndf: float | None = None
     numbers: Sequence[str] = DEFAULT_NUMBERS
     decays: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    modes: ModeErrors | None = None
+    mode_aim: float = AIM
+    levels: Sequence[LevelAnswer] = ()
 
     def __post_init__(self) -> None:
         if self.dca_vertex not in VERTICES:
@@ -160,6 +170,12 @@ class Evaluation:
             metrics["pulls"] = pull_metrics(self.detector, self.errors, self.after, self.truth, self.aligned)
         if self.spectrum is not None:
             metrics["spectrum"] = spectrum_metrics(self.detector, self.spectrum)
+        if self.modes is not None:
+            metrics["weak_modes"] = mode_metrics(
+                self.detector, self.modes, self.aligned, self.before, self.after, self.truth, self.mode_aim
+            )
+        if self.levels:
+            metrics["volumes"] = volume_metrics(self.detector, self.levels)
         return metrics
 
     def draw(

@@ -27,7 +27,7 @@ def show(metrics: Mapping[str, Any], console: Console | None = None) -> None:
 
     Args:
         metrics: nested as in metrics.json: `truth`, `truth_layer_rigid`, `pulls` with `errors`, `spectrum`,
-            `residuals`, `dca`.
+            `weak_modes`, `volumes`, `residuals`, `dca`.
         console: where to; default: standard output, at least 80 columns wide.
     """
     console = console or terminal()
@@ -38,6 +38,10 @@ def show(metrics: Mapping[str, Any], console: Console | None = None) -> None:
         console.print(pull_table(metrics["pulls"], metrics["errors"]))
     if metrics.get("spectrum"):
         console.print(spectrum_table(metrics["spectrum"]))
+    if at := metrics.get("weak_modes"):
+        console.print(mode_table(at))
+    if metrics.get("volumes"):
+        console.print(volume_level_table(metrics["volumes"]))
     if metrics.get("residuals"):
         console.print(residual_table(metrics["residuals"]))
     if metrics.get("dca"):
@@ -88,6 +92,38 @@ def spectrum_table(spectrum: Mapping[str, Any]) -> Table:
     for i, mode in enumerate(spectrum["modes"]):
         error = "∞" if mode["amplitude_um"] is None else _short(mode["amplitude_um"])
         table.add_row(str(i), error, f"{abs(mode['cost']):.1e}", mode["name"])
+    return table
+
+
+def mode_table(found: Mapping[str, Any]) -> Table:
+    """Each weak mode [µm at the edge]: its errors, what was found, and the verdict."""
+    table = _table(f"Weak modes, amplitude at the edge [µm], to be known to {found['aim_um']:g}", "mode")
+    known = any("injected_um" in row for row in found["modes"].values())
+    for above, name in (("error", "σ"), ("", "alone"), ("", "prior")):
+        _column(table, above, name)
+    for name in ("injected", "found", "left") if known else ("found",):
+        _column(table, "", name)
+    table.add_column("\nverdict", no_wrap=True)
+    for name, row in found["modes"].items():
+        errors = [
+            "∞" if row[key] is None else _short(row[key]) for key in ("sigma_um", "alone_um", "prior_um")
+        ]
+        keys = ("injected_um", "found_um", "residual_um") if known else ("found_um",)
+        table.add_row(name, *errors, *(_short(row[key]) for key in keys), row["verdict"])
+    return table
+
+
+def volume_level_table(volumes: Mapping[str, Any]) -> Table:
+    """R.m.s. correction of each level's volumes against their parents [µm, mrad], and the median error."""
+    table = _table(
+        "Corrections of volumes against their parents, r.m.s. and median error [µm, mrad]", "level", "n"
+    )
+    names = list(next(iter(volumes.values()))["rms"])
+    for name in names:
+        _column(table, "", name.rpartition("_")[0])
+    for level, row in volumes.items():
+        table.add_row(level, str(row["n"]), *(_short(row["rms"][name]) for name in names))
+        table.add_row("  ±", "", *(_short(row["median_error"][name]) for name in names))
     return table
 
 

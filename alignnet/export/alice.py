@@ -3,8 +3,9 @@
 An AlignParam moves a volume of the geometry by a global delta, G' = D · G: six doubles x, y, z [cm], psi,
 theta, phi [rad], D's rotation being Rx(psi) · Ry(theta) · Rz(phi) about the global origin. Objects act
 parents first, each on what its parents moved already: G'_chip = D_chip · … · D_halfbarrel · D_ITS · G_ideal.
-alignnet writes one object a chip and none for the volumes above: D_chip alone brings the sensor to its place.
-D does not depend on whether it is said of the chip or of the sensor in it.
+Either one object a chip is written and none for the volumes above, when D_chip alone brings the sensor to
+its place; or objects of all levels that were aligned, D_chip being what those of the parents leave. D does
+not depend on whether it is said of the chip or of the sensor in it.
 
 ROOT's serialisation of the vector, big-endian (class version 1, `AlignParam.h` of ALICE O2):
 
@@ -16,7 +17,7 @@ ROOT's serialisation of the vector, big-endian (class version 1, `AlignParam.h` 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,14 +29,19 @@ from torch import Tensor
 from alignnet.data.atomic import replacing
 from alignnet.data.root_alignment import checked_local, global_six, identifiers, read_alignment
 from alignnet.data.root_columns import open_root, read_payload
+from alignnet.data.root_volumes import delta_six, has_volumes, moved_by, read_volumes, whole_name
 from alignnet.data.tracks import Array
 from alignnet.errors import SchemaError
 from alignnet.geometry import rigid
 from alignnet.geometry.detector import Detector
+from alignnet.geometry.volumes import Motion, Volumes, deltas, parents_first, replaced, still
 
 CLASS_NAME = "vector<o2::detectors::AlignParam>"
 KEYS = ("ccdb_object", "alignment")
 """Where a file has its object: one of the CCDB, or one of the macro ITSMisaligner.C."""
+
+Placed = Mapping[str, tuple[Volumes, Motion]]
+"""Levels by name, and how their volumes are moved from the drawing."""
 
 _COUNTED = 0x40000000
 _STRING_VERSION, _VERSION = 10, 1
@@ -126,6 +132,55 @@ def read_start(path: str | Path, detector: Detector) -> Tensor:
         SchemaError: as `read_alignment` and `read_alice_alignment`.
     """
     return (read_alice_alignment if is_alice(path) else read_alignment)(path, detector)
+
+
+def read_start_volumes(path: str | Path, detector: Detector) -> dict[str, tuple[Volumes, Motion]]:
+    """Where a file says that volumes above the sensors are: its levels by name, and P of their volumes.
+
+    Raises:
+        SchemaError: as `read_start`.
+    """
+    if is_alice(path):
+        entries = read_alice(path)
+        names, delta = entries.symname, torch.from_numpy(entries.delta)
+        above = [i for i, name in enumerate(names) if name not in set(detector.names)]
+        return moved_by(detector, [names[i] for i in above], delta[above])
+    if not has_volumes(path):
+        return {}
+    table = read_volumes(path)
+    return moved_by(detector, table.name, torch.from_numpy(table.global_))
+
+
+def hierarchy_params(detector: Detector, local_six: Tensor, volumes: Placed) -> AlignParams:
+    """Objects of volumes and of the sensors in them, parents before their children.
+
+    A sensor's object is what its parents' leave of its place. The layers of ITS2 are no alignable volumes of
+    ALICE: what they have moved by is in the objects of their children.
+
+    Args:
+        detector: at its nominal places.
+        local_six: where the sensors are found to be, (sensors, 6).
+        volumes: levels by name, and P of their volumes.
+
+    Raises:
+        GeometryError: as `align_params`.
+    """
+    local = checked_local(detector, local_six)
+    levels = parents_first([level for level, _ in volumes.values() if _alignable(level)])
+    moved = [next(p for one, p in volumes.values() if one is level) for level in levels]
+    parents = still()[0].expand(len(detector), 3, 3), still()[1].expand(len(detector), 3)
+    for level, motion in zip(levels, moved, strict=True):
+        parents = replaced(parents, level, motion)
+    drawn = detector.rotation, detector.translation
+    own = rigid.global_of(*rigid.compose(drawn, parents), *rigid.place_local(*drawn, local))
+    names = [name or whole_name(detector) for level in levels for name in level.names]
+    above = [delta_six(motion) for motion in deltas(levels, moved)]
+    ids = np.concatenate([np.full(len(names), -1), identifiers(detector)])
+    return AlignParams((*names, *detector.names), ids, torch.cat([*above, own]).numpy())
+
+
+def _alignable(volumes: Volumes) -> bool:
+    return not (volumes.names[0].startswith("ITS/ITSU") and volumes.names[0].count("/") == 1)
 
 
 def is_alice(path: str | Path) -> bool:

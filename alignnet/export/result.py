@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignnet.data.root_alignment import write_alignment
+from alignnet.data.root_volumes import TREE, volume_columns, volume_table
 from alignnet.geometry.detector import Detector
 from alignnet.training.answer import Answer
 
@@ -14,6 +15,7 @@ from alignnet.training.answer import Answer
 def write_result(
     path: Path, detector: Detector, answer: Answer, metadata: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the tree `alignment` of an answer; arguments and errors as `write_alignment`."""
+    """Write the trees `alignment` and `volumes` of an answer; arguments and errors as `write_alignment`."""
     answered = (answer.local, answer.error, answer.n_hits, answer.status, answer.error_kind)
-    write_alignment(path, detector, *answered, metadata)
+    volumes = volume_columns(volume_table(detector, answer.levels))
+    write_alignment(path, detector, *answered, metadata, {TREE: volumes} if answer.levels else None)

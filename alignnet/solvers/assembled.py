@@ -134,6 +134,19 @@ class AssembledProblem(Problem):
         full = torch.from_numpy(upper).transpose(1, 2).reshape(n_groups * m, n_groups * m)
         return all_reduced(full + full.T)
 
+    def within_volumes(self, basis: Tensor, group: Tensor, n_groups: int) -> Tensor:
+        """The diagonal blocks of `between_volumes` (groups, motions, motions)."""
+        m, z, of = basis.shape[-1], basis.numpy(), group.numpy()
+        total = basis.new_zeros(n_groups, m, m)
+        for each in self.matrices:
+            row, column = each.row, each.column
+            pair = np.flatnonzero(of[row] == of[column])
+            part = z[row[pair]].swapaxes(1, 2) @ each.values[pair] @ z[column[pair]]
+            off = (row[pair] != column[pair])[:, None, None]
+            both = torch.from_numpy(part + np.where(off, part.swapaxes(1, 2), 0.0))
+            total.index_add_(0, torch.from_numpy(of[row[pair]]), both)
+        return all_reduced(total)
+
 
 class Collection:
     """Linearised tracks on their way to a `Problem`: stored while they are few, assembled when many.

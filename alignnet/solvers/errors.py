@@ -20,8 +20,8 @@ metric of displacements.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ from alignnet.solvers.dense_system import dense_system
 from alignnet.solvers.levels import Hierarchical, Preconditioner
 
 _FLAT = 1e-12  # eigenvalue of A, its diagonal 1, below which nothing is known of a direction
+_LOOSE = 1e-6  # of an unknown that lies in such directions, above which it is not known
 _HELD = 1e-6  # of a degree of freedom that is left after motions are taken out, below which nothing is
 
 
@@ -71,6 +72,7 @@ class Errors:
     alone: Tensor  # what of each column a sensor did alone (columns, sensors, dof); 0 for exact ones
     blocks: Tensor  # A_ss⁻¹, which stands in its place (sensors, dof, dof); 0 for exact ones
     n_draws: int  # 0: exact
+    volumes: tuple[Tensor, ...] = ()  # σ of the system's levels (volumes, 6); NaN where nothing determines it
 
     @property
     def draws(self) -> list[Tensor]:
@@ -112,7 +114,12 @@ def exact_errors(system: Hierarchical, metric: Tensor, constraints: Constraints 
     null = _distinct(motion[~known], metric, size)
     columns = motion[known] * values[known].rsqrt()[:, None, None]
     nothing = torch.zeros_like(metric)
-    return _errors(system, Removal(null, metric), columns, torch.zeros_like(columns), nothing, None)
+    found = _errors(system, Removal(null, metric), columns, torch.zeros_like(columns), nothing, None)
+    unknowns = scale[:, None] * vectors[:, known] * values[known].rsqrt()
+    loose = vectors[:, ~known].square().sum(1) > _LOOSE
+    sigma = torch.full((len(system),), torch.nan).to(scale)
+    sigma[dense.acts] = torch.where(loose, torch.nan, unknowns.square().sum(1).sqrt())
+    return replace(found, volumes=system.of_levels(sigma))
 
 
 def drawn_errors(
@@ -121,6 +128,7 @@ def drawn_errors(
     removal: Removal,
     draws: Iterable[tuple[Tensor, Tensor]],
     hits: Tensor | None = None,
+    unknowns: Sequence[Tensor] = (),
 ) -> Errors:
     """The Rao–Blackwell estimate from draws.
 
@@ -131,11 +139,15 @@ def drawn_errors(
         hits: of each sensor, where the draws are of one linearisation: they repeat its noise but for signs,
             so that, however many they are, what they say of n hits is known to 1/√(2n) of itself; None if
             they are of one linearisation each.
+        unknowns: the same draws of all unknowns, for the errors of volumes.
     """
     pairs = list(draws)
     columns, alone = (torch.stack(part) / len(pairs) ** 0.5 for part in zip(*pairs, strict=True))
     few = torch.zeros_like(system.problem.free) if hits is None else 1 / hits.clamp_min(1)[:, None]
-    return _errors(system, removal, columns, alone, preconditioner.alone(), few + 1 / len(pairs))
+    found = _errors(system, removal, columns, alone, preconditioner.alone(), few + 1 / len(pairs))
+    if not unknowns:
+        return found
+    return replace(found, volumes=system.of_levels(torch.stack(list(unknowns)).square().mean(0).sqrt()))
 
 
 def error_draws(
@@ -144,6 +156,7 @@ def error_draws(
     seeds: Iterable[int],
     tolerance: float = 1e-3,
     max_iterations: int = 1000,
+    unknowns: list[Tensor] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Draws of the answer's errors.
 
@@ -151,6 +164,7 @@ def error_draws(
         system, preconditioner: H with its volumes and priors, and the inverse of its blocks.
         seeds: one a draw.
         tolerance, max_iterations: of the conjugate gradients; at 1e-3 σ is right to 0.3 % or better.
+        unknowns: gets each draw of all unknowns.
 
     Yields:
         The displacement E A⁻¹ξ, and A_ss⁻¹ ξ_s, what each sensor would do alone (sensors, dof).
@@ -158,6 +172,8 @@ def error_draws(
     for seed in seeds:
         noise = system.noise(seed)
         solution = minimised(system, noise, preconditioner, tolerance, max_iterations)
+        if unknowns is not None:
+            unknowns.append(solution.x)
         yield system.expand(solution.x), preconditioner.sensors_alone(noise)
 
 

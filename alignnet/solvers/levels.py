@@ -15,7 +15,7 @@ in few iterations.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -139,6 +139,11 @@ class Hierarchical:
 
     def __len__(self) -> int:
         return sum(self._sizes)
+
+    def of_levels(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The part of each level in packed unknowns (volumes, 6)."""
+        _, *rest = x.split(self._sizes)
+        return tuple(part.view(level.n_groups, -1) for part, level in zip(rest, self.levels, strict=True))
 
     def own_part(self, x: Tensor) -> Tensor:
         """The sensors' own displacement (sensors, dof) of packed unknowns, without that of their volumes."""
@@ -291,6 +296,21 @@ def level_matrix(problem: Problem, level: Level) -> Tensor:
         for rows in torch.arange(len(block.sensor), device=total.device).split(_CHUNK):
             _add_tracks(total, n, block.take(rows, block.n_hits), motions, level.group)
     return all_reduced(total).view(n, n) + prior
+
+
+def volume_blocks(problem: Problem, level: Level) -> Tensor:
+    """The block of ZᵀHZ of each volume, everything else in place, without its prior (groups, 6, 6).
+
+    Of more than some hundred volumes and tracks that are stored, pairs of hits in one volume are left out.
+    """
+    m, n = level.basis.shape[-1], level.n_groups
+    if not isinstance(problem, AssembledProblem) and n > _DENSE:
+        own = level.basis.mT @ (problem.diagonal_blocks() - torch.diag_embed(1 - problem.free)) @ level.basis
+        return own.new_zeros(n, m, m).index_add_(0, level.group, own)
+    if not isinstance(problem, AssembledProblem):
+        full = level_matrix(problem, replace(level, weight=torch.zeros_like(level.weight)))
+        return full.view(n, m, n, m).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    return problem.within_volumes(level.basis, level.group, n)
 
 
 def _add_tracks(total: Tensor, n: int, block: Block, motions: Tensor, group: Tensor) -> None:

@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 
 from alignnet.data.datamodule import AlignmentData
+from alignnet.data.root_volumes import LevelAnswer
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.errors import Errors
 from alignnet.solvers.hessian import Problem
 from alignnet.solvers.linearised import linearise
+from alignnet.solvers.mode_errors import ModeErrors
 from alignnet.solvers.spectrum import Spectrum
 from alignnet.training.module import AlignmentModule
 from alignnet.training.optim import GaussNewton
 from alignnet.training.uncertainty import Uncertainty
+from alignnet.training.volume_answers import Placed, carried_errors, level_answers
 
 ALIGNED, FIXED, TOO_FEW_HITS = 0, 1, 2
 
@@ -31,6 +34,8 @@ class Answer:
     error_draws: list[Tensor]  # draws of the statistical errors of all sensors together, each (sensors, 6)
     errors: Errors | None = None  # all sensors together; None: `error` holds the others in place
     spectrum: Spectrum | None = None  # the least known motions
+    levels: tuple[LevelAnswer, ...] = ()  # volumes above the sensors
+    modes: ModeErrors | None = None  # how well weak modes are known
 
     @property
     def error_kind(self) -> int:
@@ -43,6 +48,7 @@ def answer_of(
     data: AlignmentData,
     draw: bool = False,
     uncertainty: Uncertainty | None = None,
+    start: Placed | None = None,
 ) -> Answer:
     """Linearise the training tracks at the sensors' places for hits, errors and draws.
 
@@ -51,6 +57,7 @@ def answer_of(
         data: its data.
         draw: make a draw of the statistical errors, one linear solve.
         uncertainty: what else to say of the errors; its draws then stand for that one.
+        start: where the run's start has volumes above the sensors.
     """
     local = module.sensors.local()
     layer = SensorLayer.of(module.detector)
@@ -66,11 +73,21 @@ def answer_of(
     status[~module.sensors.free.any(-1)] = FIXED
     wanted = uncertainty or Uncertainty()
     errors, spectrum = wanted.of(system, module.detector, solver.dtype, module.seed)
+    trained = _trained(module)
+    levels = () if trained is None else level_answers(trained, solver, system[0], errors, start or {})
+    rest = errors, spectrum, tuple(levels), wanted.modes(system, module.detector, status == ALIGNED)
     if errors is not None:
-        return Answer(local, errors.sigma, n_hits, status, errors.draws, errors, spectrum)
+        return Answer(local, errors.sigma, n_hits, status, errors.draws, *rest)
     error_draws = [solver.error_draw(system, module.seed)] if draw else []
-    error = _conditional_errors(problem, n_hits)
-    return Answer(local, error, n_hits, status, error_draws, None, spectrum)
+    error = _conditional_errors(problem, n_hits) if bool(system[0].own.any()) else carried_errors(system[0])
+    return Answer(local, error, n_hits, status, error_draws, *rest)
+
+
+def _trained(module: AlignmentModule) -> GaussNewton | None:
+    """The optimiser that the module was trained with, where it knows of volumes."""
+    trainer = getattr(module, "_trainer", None)
+    used = trainer.optimizers[0] if trainer is not None and trainer.optimizers else None
+    return used if isinstance(used, GaussNewton) else None
 
 
 def _solver(module: AlignmentModule, layer: SensorLayer) -> GaussNewton:
@@ -84,6 +101,8 @@ def _solver(module: AlignmentModule, layer: SensorLayer) -> GaussNewton:
     else:
         solver = GaussNewton([layer.theta], levels={"half_barrel": None, "stave": None})
     solver.attach(module.detector, layer)
+    trained = _trained(module)
+    solver.go_to(len(solver.stages) - 1 if trained is None else trained.stages.index(trained.stage))
     return solver
 
 

@@ -14,6 +14,7 @@ Other optimisers have no H to judge with: their status is "not judged".
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,8 +24,10 @@ import torch
 from alignnet.loss.chi2 import HelixChi2
 from alignnet.solvers.pcg import Solution
 from alignnet.training.module import AlignmentModule
-from alignnet.training.optim import GaussNewton
+from alignnet.training.optim import GaussNewton, StepReport
 from alignnet.units import UM
+
+log = logging.getLogger("alignnet.training")
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,31 @@ def judged(optimizer: torch.optim.Optimizer, loss: HelixChi2, epochs: int) -> Co
     report = optimizer.report
     if report is None:
         return Convergence(False, ("no step was made",), epochs)
-    drop = report.expected_drop / report.unknowns
-    checks = [
-        _check("expected Δχ² {:.2g} an unknown", drop, optimizer.converged),
+    checks = _checks(optimizer, report, loss)
+    if not optimizer.on_last_stage:
+        n, many = optimizer.stages.index(optimizer.stage) + 1, len(optimizer.stages)
+        checks = [(False, f"stage {n} of {many} of optimizer.schedule ({optimizer.stage})")]
+    converged = all(good for good, _ in checks)
+    reasons = tuple(text for good, text in checks if good == converged)
+    if report.n_null:
+        reasons += (f"{report.n_null} motions that no track or prior knows of stay as they were",)
+    solution, drop = report.solution, report.expected_drop / report.unknowns
+    return Convergence(
+        converged, reasons, epochs, drop, report.step / UM, solution.residual, solution.iterations
+    )
+
+
+def settled(optimizer: GaussNewton, loss: HelixChi2) -> bool:
+    """Whether what moves in this stage has come to rest; never where it is not judged."""
+    if optimizer.converged is None or optimizer.report is None:
+        return False
+    return all(good for good, _ in _checks(optimizer, optimizer.report, loss))
+
+
+def _checks(optimizer: GaussNewton, report: StepReport, loss: HelixChi2) -> list[tuple[bool, str]]:
+    assert optimizer.converged is not None
+    return [
+        _check("expected Δχ² {:.2g} an unknown", report.expected_drop / report.unknowns, optimizer.converged),
         _check("step {:.2g} µm", report.step / UM, optimizer.converged_step / UM),
         _solved(report.solution, optimizer.tolerance),
         *(
@@ -79,14 +104,6 @@ def judged(optimizer: torch.optim.Optimizer, loss: HelixChi2, epochs: int) -> Co
             if not weights.settled
         ),
     ]
-    converged = all(good for good, _ in checks)
-    reasons = tuple(text for good, text in checks if good == converged)
-    if report.n_null:
-        reasons += (f"{report.n_null} motions that no track or prior knows of stay as they were",)
-    solution = report.solution
-    return Convergence(
-        converged, reasons, epochs, drop, report.step / UM, solution.residual, solution.iterations
-    )
 
 
 def _check(text: str, value: float, limit: float) -> tuple[bool, str]:
@@ -137,13 +154,16 @@ class ConvergenceMonitor(L.Callback):
         assert isinstance(pl_module, AlignmentModule)
         if not trainer.is_last_batch:
             return
-        self.status = judged(pl_module.optimizer, pl_module.loss, trainer.current_epoch + 1)
+        optimizer = pl_module.optimizer
+        self.status = judged(optimizer, pl_module.loss, trainer.current_epoch + 1)
         values: dict[str, float] = {}
         if self.status.chi2_drop_per_unknown is not None:
             values["expected_chi2_drop_per_unknown"] = self.status.chi2_drop_per_unknown
             values["converged"] = float(bool(self.status.converged))
-        if isinstance(pl_module.optimizer, GaussNewton) and self._chi2 is not None:
+        if isinstance(optimizer, GaussNewton) and self._chi2 is not None:
             values["chi2_drop"] = self._chi2 - pl_module.train_chi2
+        if isinstance(optimizer, GaussNewton) and optimizer.finish_epoch(settled(optimizer, pl_module.loss)):
+            log.info("next stage of optimizer.schedule: %s", optimizer.stage)
         self._chi2 = pl_module.train_chi2
         for name, value in values.items():
             pl_module.log(f"solver/{name}", value, on_step=False, on_epoch=True, batch_size=1)

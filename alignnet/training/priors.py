@@ -100,7 +100,7 @@ def mode_width(name: str, wanted: float | Mapping[str, float]) -> float | None:
     """σ [cm] of what is said of a mode; None for exactly 0."""
     if _is_number(wanted) and wanted == 0:
         return None
-    sigma = wanted.get("sigma") if isinstance(wanted, Mapping) and set(wanted) == {"sigma"} else None
+    sigma: Any = wanted.get("sigma") if isinstance(wanted, Mapping) and set(wanted) == {"sigma"} else None
     if not _is_number(sigma) or not sigma > 0:
         raise ConfigError(
             f"optimizer.modes.{name} is {wanted}; expected 0 for none of it, or {{sigma: cm}} with sigma > 0"

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from alignnet.errors import ConfigError
 from alignnet.geometry.detector import Detector
+from alignnet.geometry.mode_amplitudes import ModeAmplitudes
 from alignnet.geometry.recovery import displacement_metric, shears
 from alignnet.geometry.weak_modes import rigid_motion_basis, weak_mode_basis
 from alignnet.solvers.constrained import constraints_of
 from alignnet.solvers.errors import Errors, Removal, drawn_errors, error_draws, exact_errors
 from alignnet.solvers.levels import Hierarchical, Preconditioner
+from alignnet.solvers.mode_errors import ModeErrors, mode_errors
 from alignnet.solvers.spectrum import Spectrum, exact_spectrum, lowest_spectrum
 
 EXACT = 2000
@@ -44,6 +46,7 @@ class Uncertainty:
         errors: "exact", "draws", "auto" (exact for small systems), or None for none.
         n_draws: of "draws".
         n_modes: least known motions; 0 for none.
+        weak_modes: whether to work out how well the weak modes are known.
         tolerance, max_iterations: of the draws' conjugate gradients.
         watch: shows how far the draws are.
         step: called with the iteration and residual of the search for modes.
@@ -55,6 +58,7 @@ class Uncertainty:
     errors: str | None = None
     n_draws: int = 32
     n_modes: int = 0
+    weak_modes: bool = False
     tolerance: float = 1e-3
     max_iterations: int = 1000
     watch: Watch = _unwatched
@@ -98,6 +102,24 @@ class Uncertainty:
             errors = self._drawn(system, Removal(null, metric), seed)
         return errors, found.first(self.n_modes) if found is not None and self.n_modes else None
 
+    @torch.no_grad()
+    def modes(
+        self, system: tuple[Hierarchical, Preconditioner], detector: Detector, aligned: Tensor
+    ) -> ModeErrors | None:
+        """Errors of the weak modes' amplitudes in a system in the local six; None where not wanted.
+
+        Args:
+            system: of the training tracks, with its preconditioner.
+            detector: the nominal places.
+            aligned: sensors that count (sensors,).
+        """
+        if not self.weak_modes or not bool(aligned.any()):
+            return None
+        found = ModeAmplitudes(detector, aligned)
+        metric = displacement_metric(detector).to(system[0].weight)
+        dense = len(system[0]) <= EXACT
+        return mode_errors(*system, found.names, found.forms, found.motions, metric, dense)
+
     def _dense(self, system: Hierarchical) -> bool:
         return self.errors == "exact" or (self.errors == "auto" and len(system) <= EXACT)
 
@@ -118,9 +140,10 @@ class Uncertainty:
 
     def _drawn(self, system: tuple[Hierarchical, Preconditioner], removal: Removal, seed: int) -> Errors:
         seeds = range(seed, seed + self.n_draws)
-        draws = error_draws(*system, seeds, self.tolerance, self.max_iterations)
-        watched = self.watch(draws, "draws of the errors", self.n_draws)
-        return drawn_errors(*system, removal, watched, system[0].problem.hits())
+        unknowns: list[Tensor] = []
+        draws = error_draws(*system, seeds, self.tolerance, self.max_iterations, unknowns)
+        watched = list(self.watch(draws, "draws of the errors", self.n_draws))
+        return drawn_errors(*system, removal, watched, system[0].problem.hits(), unknowns)
 
 
 def _is_held(system: Hierarchical) -> bool:

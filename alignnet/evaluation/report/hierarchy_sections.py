@@ -1,0 +1,102 @@
+"""What a report says of volumes above the sensors, and of the weak modes by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from alignnet.evaluation.report.markup import Column, Html, element, folded, joined, table
+from alignnet.evaluation.report.numbers import finite, plural, short, whole
+from alignnet.evaluation.report.numbers import table as table_of
+from alignnet.evaluation.report.report import Report
+from alignnet.evaluation.volumes import COLUMNS
+from alignnet.evaluation.weak_modes import verdicts
+
+_WORDS = {
+    "seen": "known as well as asked for",
+    "weak": "known less well than that",
+    "invisible": "not told by these tracks",
+    "held": "held by a constraint",
+}
+
+
+def volumes(report: Report) -> Html:
+    """How far the volumes of each level have moved, and the largest corrections."""
+    levels = {
+        name: row for name, row in table_of(report.metrics, "volumes").items() if isinstance(row, Mapping)
+    }
+    if not levels:
+        return Html("")
+    columns = [Column("level", True), Column("volumes"), *map(Column, map(_heading, COLUMNS))]
+    rows = []
+    for name, row in levels.items():
+        rows.append([name, whole(row["n"]), *(short(row["rms"][c]) for c in COLUMNS)])
+        rows.append(["± (median)", "", *(short(row["median_error"][c]) for c in COLUMNS)])
+    caption = "Corrections of volumes against their parents, in their own frames: r.m.s. and median error"
+    return joined([table(caption, columns, rows), *(_largest(name, row) for name, row in levels.items())])
+
+
+def _largest(level: str, row: Mapping[str, Any]) -> Html:
+    columns = [Column("volume", True), Column("hits"), *map(Column, map(_heading, COLUMNS))]
+    lines = [
+        [
+            one["name"],
+            whole(one["n_hits"]),
+            *(f"{short(one[c])} ± {short(one[f'{c}_error'])}" for c in COLUMNS),
+        ]
+        for one in row["largest"]
+    ]
+    caption = f"Largest corrections of level {level} (errors: {row['error']})"
+    return folded(f"{plural(len(lines), 'volume')} of level {level} with the largest corrections",
+                  table(caption, columns, lines))  # fmt: skip
+
+
+def weak_modes(report: Report) -> Html:
+    """How well each weak mode is seen, and how much of it was recovered."""
+    found = table_of(report.metrics, "weak_modes")
+    modes = table_of(found, "modes")
+    if not modes:
+        return Html("")
+    known = any("injected_um" in row for row in modes.values())
+    names = ["σ", "σ along it alone", "σ without tracks", "found"]
+    keys = ["sigma_um", "alone_um", "prior_um", "found_um"]
+    if known:
+        names += ["injected", "left"]
+        keys += ["injected_um", "residual_um"]
+    columns = [Column("mode", True), Column("verdict", True), *(Column(f"{name} [µm]") for name in names)]
+    columns += [Column("recovered [%]")] if known else []
+    rows = []
+    for name, row in modes.items():
+        cells = [_open(row.get(key)) if key in keys[:3] else short(row.get(key)) for key in keys]
+        part = finite(row.get("recovered"))
+        rows.append(
+            [
+                name,
+                row["verdict"],
+                *cells,
+                *([short(100 * part if part is not None else None)] if known else []),
+            ]
+        )
+    caption = (
+        "Amplitudes at the detector's edge: expected errors with all else free, along the mode alone, and "
+    )
+    caption += "from priors without tracks; what was found from the start on"
+    return joined([element("p", _said(modes, found)), table(caption, columns, rows)])
+
+
+def _said(modes: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    parts = [
+        f"{word} ({_WORDS[word]}): {', '.join(names)}"
+        for word, names in verdicts(dict(modes)).items()
+        if word in _WORDS
+    ]
+    return f"Asked for: {short(found.get('aim_um'))} µm. " + "; ".join(parts) + "."
+
+
+def _open(value: Any) -> str:
+    return "∞" if finite(value) is None else short(value)
+
+
+def _heading(column: str) -> str:
+    name, _, unit = column.rpartition("_")
+    return f"{name} [{unit.replace('um', 'µm')}]"

@@ -1,0 +1,111 @@
+"""Each weak mode: how well the data at hand see it, and how much of it was recovered where truth is known.
+
+Amplitudes are at the detector's edge, read off by `alignnet.geometry.mode_amplitudes`. The verdict compares
+σ, the expected error of the amplitude with all else free, with what is asked for (the aim, 5 µm) and with
+what priors alone would say of it:
+
+    held        an exact constraint fixes it
+    invisible   σ or σ_alone > 20 aims, or σ > 0.9 σ_prior: the tracks hardly add to what was known before
+    seen        σ and σ_alone ≤ aim, and σ ≤ 0.5 σ_prior
+    weak        anything between
+
+σ_alone is what the tracks alone tell if the sensors move along the mode only. Where it is large, a small σ is
+the work of priors.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from alignnet.evaluation.statistics import number
+from alignnet.geometry.detector import Detector
+from alignnet.geometry.mode_amplitudes import ModeAmplitudes
+from alignnet.solvers.mode_errors import ModeErrors
+from alignnet.units import UM
+
+AIM = 5e-4
+"""cm: to what an amplitude should be known."""
+
+INVISIBLE_AIMS, INVISIBLE_PRIOR, SEEN_PRIOR = 20.0, 0.9, 0.5
+
+_HELD = 1e-7  # of its prior, or of the error along the mode alone, that is left of what a constraint holds
+_CLEAR = 2.0  # errors by which an injected amplitude must exceed 0 for its recovered part to be stated
+
+
+def verdict(sigma: float, prior: float, alone: float, aim: float = AIM) -> str:
+    """What the tracks say of a mode, in one word.
+
+    Args:
+        sigma: expected error of its amplitude [cm], infinite where nothing is known.
+        prior: the same without tracks.
+        alone: by the tracks, if the sensors moved along the mode only.
+        aim: to what it should be known.
+    """
+    if math.isfinite(sigma) and sigma <= _HELD * min(prior, alone):
+        return "held"
+    worst = max(sigma, alone)
+    if worst > INVISIBLE_AIMS * aim or sigma > INVISIBLE_PRIOR * prior:
+        return "invisible"
+    return "seen" if worst <= aim and sigma <= SEEN_PRIOR * prior else "weak"
+
+
+def mode_metrics(
+    detector: Detector,
+    errors: ModeErrors,
+    aligned: Tensor,
+    before: Tensor,
+    after: Tensor,
+    truth: Tensor | None,
+    aim: float = AIM,
+) -> dict[str, Any]:
+    """The weak modes for metrics.json.
+
+    Args:
+        detector: the nominal places.
+        errors: of the modes' amplitudes.
+        aligned: sensors that count (sensors,).
+        before, after: local sixes of start and answer (sensors, 6).
+        truth: the true ones of a simulation, or None.
+        aim: to what an amplitude should be known [cm].
+
+    Returns:
+        `{"aim_um", "modes": {name: {"sigma_um", "alone_um", "prior_um", "verdict", "found_um"}, …}}`, where
+        None is infinite; with a truth also `injected_um`, `residual_um` (injected − found) and `recovered`,
+        the found part of what was injected, None where that is not clear of its error.
+    """
+    amplitudes = ModeAmplitudes(detector, aligned)
+    found = amplitudes(after - before)
+    injected = None if truth is None else amplitudes(truth - before)
+    rows: dict[str, Any] = {}
+    for i, name in enumerate(errors.names):
+        sigma, alone, prior = (float(part[i]) for part in (errors.sigma, errors.alone, errors.prior))
+        rows[name] = {
+            "sigma_um": number(sigma / UM),
+            "alone_um": number(alone / UM),
+            "prior_um": number(prior / UM),
+            "verdict": verdict(sigma, prior, alone, aim),
+            "found_um": float(found[i]) / UM,
+        }
+        if injected is not None:
+            rows[name] |= _recovered(float(injected[i]), float(found[i]), sigma)
+    return {"aim_um": aim / UM, "modes": rows}
+
+
+def _recovered(injected: float, found: float, sigma: float) -> dict[str, float | None]:
+    clear = math.isfinite(sigma) and abs(injected) > max(_CLEAR * sigma, 0.1 * UM)
+    return {
+        "injected_um": injected / UM,
+        "residual_um": (injected - found) / UM,
+        "recovered": found / injected if clear else None,
+    }
+
+
+def verdicts(modes: dict[str, Any]) -> dict[str, list[str]]:
+    """The modes of each verdict."""
+    words: dict[str, list[str]] = {}
+    for name, row in modes.items():
+        words.setdefault(str(row.get("verdict")), []).append(name)
+    return words

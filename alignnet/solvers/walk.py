@@ -136,9 +136,9 @@ class Passes:
         here = self.start
         for k, seen in enumerate(self.seen):
             if k:
-                here = _advanced(filtered[-1], self.walk, k - 1)
+                here = advanced(filtered[-1], self.walk, k - 1)
             predicted.append(here)
-            filtered.append(_updated(here, seen))
+            filtered.append(updated(here, seen))
         return predicted, filtered
 
     def _backward(self) -> tuple[list[Information], Information]:
@@ -151,7 +151,7 @@ class Passes:
         return later[::-1], _with(later[-1], self.seen[0], n)
 
 
-def _advanced(here: Filtered, walk: Walk, k: int) -> Filtered:
+def advanced(here: Filtered, walk: Walk, k: int) -> Filtered:
     """(x + D b + w, b) of the interval after k."""
     n = len(walk)
     step = torch.eye(len(here.mean)).to(here.mean)
@@ -161,7 +161,7 @@ def _advanced(here: Filtered, walk: Walk, k: int) -> Filtered:
     return Filtered(step @ here.mean, _symmetric(covariance))
 
 
-def _updated(here: Filtered, seen: Seen) -> Filtered:
+def updated(here: Filtered, seen: Seen) -> Filtered:
     """With the tracks of an interval: P (1 + HP)⁻¹, only the x part of which is seen."""
     n = len(seen.force)
     p = here.covariance[:, :n]  # (2n, n)

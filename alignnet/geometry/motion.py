@@ -196,6 +196,9 @@ class Moving:
         levels = dict.fromkeys(part.level for part in self.parts)
         self.levels = {level: Volumes.of(detector, level) for level in levels}
         self._rows = [_named(self.levels[part.level], part.volumes) for part in self.parts]
+        self._moving: dict[str, list[int]] = {level: [] for level in self.levels}
+        for part, rows in zip(self.parts, self._rows, strict=True):
+            self._moving[part.level] = sorted({*self._moving[part.level], *rows})
 
     def steps(self, first: int, last: int) -> list[Step]:
         """The steps of events `first` to before `last`."""
@@ -209,18 +212,18 @@ class Moving:
         }
         for part, rows in zip(self.parts, self._rows, strict=True):
             sixes[part.level][rows] += part.fraction(first) * six_of(part.move)
+        rows = [(level, row) for level, of in self._moving.items() for row in of]
+        names = tuple(self.levels[level].names[row] for level, row in rows)
+        six = torch.cat([sixes[level][of] for level, of in self._moving.items()] or [torch.zeros(0, 6)])
+        return Step(first, last, names, six, self._carried(list(sixes.values())))
+
+    def _carried(self, sixes: list[Tensor]) -> Tensor:
+        """Where the sensors are, local six (sensors, 6)."""
+        if not any(bool(six.any()) for six in sixes):
+            return self.local
         drawn = self.detector.rotation, self.detector.translation
-        levels = list(self.levels.values())
-        place = carried(levels, list(sixes.values()), rigid.place_local(*drawn, self.local))
-        local = rigid.local_of(*drawn, *place) if levels else self.local
-        rows = [
-            (volumes.names[i], sixes[name][i])
-            for name, volumes in self.levels.items()
-            for i in sorted({r for part, of in zip(self.parts, self._rows, strict=True) for r in of
-                             if part.level == name})
-        ]  # fmt: skip
-        six = torch.stack([six for _, six in rows]) if rows else torch.zeros(0, 6, dtype=torch.float64)
-        return Step(first, last, tuple(name for name, _ in rows), six, local)
+        place = carried(list(self.levels.values()), sixes, rigid.place_local(*drawn, self.local))
+        return rigid.local_of(*drawn, *place)
 
 
 def _named(volumes: Volumes, patterns: Sequence[str]) -> list[int]:

@@ -39,9 +39,7 @@ def main(config: DictConfig) -> None:
     per_file = None if config.events_per_file is None else whole_number(config, "events_per_file", 1)
     with SeriesWriter(output, per_file, n_events, detector, local, _metadata(config)) as writer:
         chunks = moving_chunks(simulation, moving, n_events)
-        for tracks, noise, steps in tracked(
-            chunks, "events", n_events, simulation.source.chunk_events, log
-        ):
+        for tracks, noise, steps in tracked(chunks, "events", n_events, simulation.source.chunk_events, log):
             count.add(tracks)
             writer.append(tracks, noise, steps)
         if not count.tracks:

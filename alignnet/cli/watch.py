@@ -122,11 +122,14 @@ def watch_of(config: DictConfig, keys: Keys, inbox: Inbox) -> Watch:
     begin_epoch(loss, None)
     fit = VolumeFit(detector, loss, keys.level, start, keys.dof, config.data.batch_size)
     widths = [pair(f"watch.{name}", getattr(keys, name)) for name in ("initial", "walk")]
-    assert widths[0] is not None and widths[1] is not None
+    assert widths[0] is not None
+    assert widths[1] is not None
     gauge = loss.vertex != "given" if keys.gauge is None else keys.gauge
     freedom = fit.freedom(widths[0], widths[1], gauge, keys.drifts)
     if keys.window < 2 or (keys.events is not None and keys.events < 1):
-        raise ConfigError(f"watch.window is {keys.window} and events {keys.events}; expected ≥ 2, and ≥ 1 or null")
+        raise ConfigError(
+            f"watch.window is {keys.window} and events {keys.events}; expected ≥ 2, and ≥ 1 or null"
+        )
     history = History(ChangeSearch(freedom, keys.significance), keys.window, keys.scale_errors)
     output = inbox.folder / "constants" if keys.output is None else Path(keys.output).expanduser()
     reader = FileReader(detector, runs_of(config), plain(config.data), keys.events)
@@ -186,7 +189,7 @@ def _identity(config: DictConfig, keys: Keys, detector: Detector, start: torch.T
 
 
 def _warm_up(fit: VolumeFit) -> None:
-    """Compile what the first file would wait for, on a few tracks from the origin, if any cross the detector."""
+    """Compile what the first file would wait for, on a few tracks from the origin, if any are seen."""
     gun = ParticleGun(n_tracks_per_event=2, pt_min=0.5, eta_max=0.5)
     tracks = Simulation(gun, fit.detector, min_hits=4, seed=1).generate(5)
     if len(tracks):
@@ -195,9 +198,7 @@ def _warm_up(fit: VolumeFit) -> None:
 
 def folder_first(arguments: Sequence[str]) -> list[str]:
     """Arguments in which the folder stands alone, as Hydra wants them."""
-    return [
-        f"watch.directory='{a}'" if "=" not in a and not a.startswith("-") else a for a in arguments
-    ]
+    return [f"watch.directory='{a}'" if "=" not in a and not a.startswith("-") else a for a in arguments]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import torch
@@ -204,7 +205,7 @@ class Moving:
         """The steps of events `first` to before `last`."""
         inner = {edge for part in self.parts for edge in part.steps(first, last)}
         edges = [first, *sorted(inner), last]
-        return [self._step(*pair) for pair in zip(edges, edges[1:], strict=False)]
+        return [self._step(*pair) for pair in pairwise(edges)]
 
     def _step(self, first: int, last: int) -> Step:
         sixes = {

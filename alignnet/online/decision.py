@@ -2,7 +2,8 @@
 
 Constants that were published for x with covariance C, and those of now, x' with C': volumes that stood still
 would have d = x' − x of N(0, C + C') at most, so that dᵀ(C + C')⁻¹d says whether something has moved since;
-and, with the information I = (C + C')⁻¹, how far a volume has moved, if it was this one alone, by its score.
+and, with the information I = (C + C')⁻¹, how far a volume has moved, if it was this one alone, by its score;
+then another one beside it, and so on while that is significant.
 """
 
 from __future__ import annotations
@@ -91,19 +92,37 @@ class Criterion:
         }
         return Decision(tuple(name for name, true in checks.items() if true), tuple(moved), p_value, ratio)
 
-    def _moved(
-        self, now: Estimate, published: Estimate, freedom: Freedom
-    ) -> tuple[float, list[Change]]:
+    def _moved(self, now: Estimate, published: Estimate, freedom: Freedom) -> tuple[float, list[Change]]:
         information, ndf = _inverse(now.covariance + published.covariance)
         u = information @ (now.mean - published.mean)
         chi2 = float((now.mean - published.mean) @ u)
-        found = []
-        for volume in range(freedom.n_volumes):
-            move = freedom.hold[:, freedom.of(volume)]
-            score = move.T @ u, move.T @ information @ move
-            found.append(change_of(Place(volume, -1), *score, freedom.n_volumes))
-        moved = sorted((c for c in found if c.p_value < self.significance), key=lambda c: -c.chi2)
+        moved: list[Change] = []
+        while len(moved) < freedom.n_volumes:
+            best = _likeliest(u, information, freedom)
+            if best.p_value >= self.significance:
+                break
+            moved.append(best)
+            u, information = _freed(u, information, freedom.hold[:, freedom.of(best.place.volume)])
         return float(chi2_law.sf(chi2, ndf)) if ndf else 1.0, moved
+
+
+def _likeliest(u: torch.Tensor, information: torch.Tensor, freedom: Freedom) -> Change:
+    """The volume that has moved most certainly, if it was one alone."""
+    found = []
+    for volume in range(freedom.n_volumes):
+        move = freedom.hold[:, freedom.of(volume)]
+        score = move.T @ u, move.T @ information @ move
+        found.append(change_of(Place(volume, -1), *score, freedom.n_volumes))
+    return max(found, key=lambda change: change.chi2)
+
+
+def _freed(
+    u: torch.Tensor, information: torch.Tensor, move: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is left to say of the others where a volume may be anywhere."""
+    towards = information @ move
+    inner = torch.linalg.pinv(move.T @ towards, rtol=1e-9, hermitian=True)
+    return u - towards @ (inner @ (move.T @ u)), information - towards @ inner @ towards.T
 
 
 def _inverse(covariance: torch.Tensor) -> tuple[torch.Tensor, int]:

@@ -21,11 +21,10 @@ def write_durably(path: Path, content: bytes) -> None:
     Raises:
         ConfigError: it cannot be written there.
     """
-    with replacing(path) as temporary:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     sync_folder(path.parent)
 
 

@@ -1,4 +1,4 @@
-"""What has been done, one line after the other: a checksum and a JSON object, on the disk when `append` returns.
+"""What has been done, a line each: a checksum and a JSON object, on the disk when `append` returns.
 
     8f3c61aa {"kind": "taken", …}
 
@@ -68,8 +68,8 @@ class Journal:
         rest = content[done:]
         if rest.count(b"\n") > (1 if rest.endswith(b"\n") else 0):
             raise CheckpointError(
-                f"{self.path}: line {len(records) + 1} is damaged, and more follow; bring the journal back from "
-                "a copy, or start anew with another watch.output"
+                f"{self.path}: line {len(records) + 1} is damaged, and more follow; bring the journal back "
+                "from a copy, or start anew with another watch.output"
             )
         if rest:
             os.ftruncate(self._file, done)

@@ -1,11 +1,11 @@
 """Constants that go out: a folder for each publication, which appears whole, and `latest` that leads to it.
 
-    constants/000003/   constants.root   volumes by interval of validity, with errors, and what has changed
-                        alignment.root   every sensor in the newest interval (tree `alignment`)
-                        alice.root       the same as ALICE's object, for a detector of theirs
-                        flags.json       quality
-                        covariance.npz   of the newest interval
-    latest              symbolic link to the newest of them
+constants/000003/   constants.root   volumes by interval of validity, with errors, and what has changed
+                    alignment.root   every sensor in the newest interval (tree `alignment`)
+                    alice.root       the same as ALICE's object, for a detector of theirs
+                    flags.json       quality
+                    covariance.npz   of the newest interval
+latest              symbolic link to the newest of them
 """
 
 from __future__ import annotations
@@ -117,16 +117,12 @@ def interval_columns(history: History) -> dict[str, Any]:
     return {"interval": np.arange(history.left, len(history)), **columns}
 
 
-def constant_columns(
-    history: History, fit: VolumeFit, estimates: Sequence[Estimate]
-) -> dict[str, Any]:
+def constant_columns(history: History, fit: VolumeFit, estimates: Sequence[Estimate]) -> dict[str, Any]:
     """Tree `constants`, a row for each interval and volume."""
     n, names = len(fit.volumes), fit.volumes.names
     number = np.repeat(np.arange(history.left, len(history)), n)
     six = torch.cat([fit.sixes(one.mean) for one in estimates]).numpy()
-    error = torch.cat(
-        [fit.sixes(one.covariance.diagonal().clamp_min(0).sqrt()) for one in estimates]
-    ).numpy()
+    error = torch.cat([fit.sixes(one.covariance.diagonal().clamp_min(0).sqrt()) for one in estimates]).numpy()
     hits = torch.cat([interval.linearised.hits for interval in history.intervals])
     columns: dict[str, Any] = {
         "interval": number,

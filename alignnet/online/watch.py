@@ -101,6 +101,7 @@ class Watch:
         self._marks: set[tuple[str, int, int]] = set()
         self._published, self._known = 0, list[Place]()
         self._undecided: Record | None = None
+        self._cpu = time.process_time()
         self._begin(identity)
 
     def close(self) -> None:
@@ -164,7 +165,7 @@ class Watch:
 
     def _receive(self, arrival: Arrival) -> int:
         """Take a file, or say why not; 0 where it is still being written."""
-        began = time.time()
+        began, cpu = time.time(), time.process_time()
         digest = arrival.digest()
         told = {"file": arrival.path.name, "sha256": digest, "size": arrival.size, "changed": arrival.changed}
         if digest in self._hashes:
@@ -184,7 +185,14 @@ class Watch:
         for number in numbers:
             self.store.write(number, self.history.intervals[number - self.history.left])
             self._step("interval")
-        record = {"kind": "taken", "number": self._n_taken() + 1, **told, "intervals": numbers, "began": began}
+        record = {
+            "kind": "taken",
+            "number": self._n_taken() + 1,
+            **told,
+            "intervals": numbers,
+            "began": began,
+        }
+        self._cpu = cpu
         self._note(record)
         self._step("taken")
         self._decide(record)
@@ -283,6 +291,7 @@ class Watch:
             "p_value_of_no_move": decision.p_value,
             "moved_since_published": moved,
             "seconds": time.time() - record["began"],
+            "cpu_seconds": time.process_time() - self._cpu,
             "latency_seconds": time.time() - record["changed"] * 1e-9,
         }
 
@@ -299,8 +308,10 @@ def _say(flags: dict[str, Any]) -> None:
         f"{change['kind']} of {change['volume']} at event {change['first_event']} (p {change['p_value']:.1g})"
         for change in flags["changes"]
     ]
-    out = f"constants {flags['number']} are out ({', '.join(flags['reasons'])})" if flags["significant"] else (
-        "no new constants"
+    out = (
+        f"constants {flags['number']} are out ({', '.join(flags['reasons'])})"
+        if flags["significant"]
+        else ("no new constants")
     )
     log.info(
         "%s: %s tracks, χ²/ndf %.4g, with constants %.4g%s; %s, %.1f s after the file",

@@ -4,7 +4,7 @@ The score of a change (`Passes`) says how much likelier the tracks are with it: 
 motions, its size I⁻¹u with covariance I⁻¹. The hypothesis is that this volume alone has moved. The likeliest
 change is taken into the model, with a wide prior of its size, and the search goes on until none is left that
 chance does not explain; a change that later ones explain is dropped again. A p-value is multiplied by the
-number of places where a change was looked for (intervals · volumes): that one of them looks like it by chance.
+number of places where a change was looked for (intervals · volumes): that one looks like it by chance.
 """
 
 from __future__ import annotations
@@ -103,9 +103,7 @@ class ChangeSearch:
     def __init__(self, freedom: Freedom, significance: float = 1e-3, most: int = 20) -> None:
         self.freedom, self.significance, self.most = freedom, significance, most
 
-    def passes(
-        self, seen: list[Seen], places: Sequence[Place], start: Filtered | None = None
-    ) -> Passes:
+    def passes(self, seen: list[Seen], places: Sequence[Place], start: Filtered | None = None) -> Passes:
         """The passes over intervals with some changes in the model.
 
         Args:
@@ -150,9 +148,7 @@ class ChangeSearch:
                 places = [p for p in places if p != place]
         return places
 
-    def _one(
-        self, seen: list[Seen], places: Sequence[Place], place: Place, start: Filtered | None
-    ) -> Change:
+    def _one(self, seen: list[Seen], places: Sequence[Place], place: Place, start: Filtered | None) -> Change:
         """A change, all others being in the model."""
         others = [p for p in places if p != place]
         if start is not None and place.after is None:  # its size is in what is known before

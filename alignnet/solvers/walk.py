@@ -1,13 +1,14 @@
-"""Unknowns that change from one interval of validity to the next: a random walk, seen by each interval's tracks.
+"""Unknowns that change from one interval of validity to the next: a random walk that tracks see.
 
 In interval k the tracks say ½ xᵀH_k x − h_kᵀx of the unknowns x_k (volumes' motions), and
 
     x_{k+1} = x_k + c + w_k,    w_k ~ N(0, Q),        x_0 ~ N(0, P₀),
 
-c = D b drifts by b an interval, with b ~ N(0, P_b); a jump whose size is N(0, J²) adds to Q at its place. All together is a linear system of block-tridiagonal matrix; two passes solve it exactly:
+c = D b drifts by b an interval, with b ~ N(0, P_b); a jump whose size is N(0, J²) adds to Q at its place. All
+together is a linear system of block-tridiagonal matrix; two passes solve it exactly:
 
 * forward, the mean and covariance of (x_k, b) from intervals 0 … k (a Kalman filter);
-* backward, the information (Λ, η) on (x_k, b) from intervals k + 1 … (which may know nothing of some motions).
+* backward, the information (Λ, η) on (x_k, b) from intervals k + 1 … (which may not see some motions).
 
     estimate of all intervals:  x̂ = a + C (η − Λ a),    C = P (1 + ΛP)⁻¹
 
@@ -171,7 +172,7 @@ def updated(here: Filtered, seen: Seen) -> Filtered:
 
 
 def _receded(whole: Information, walk: Walk, k: int) -> Information:
-    """What is said of (x + D b + w, b) after interval k as said of (x, b) in it, w ~ N(0, Q) being anything."""
+    """What is said of (x + D b + w, b) after interval k as said of (x, b) in it, w ~ N(0, Q)."""
     n, noise = len(walk), walk.between(k)
     x, c, b = whole.matrix[:n, :n], whole.matrix[:n, n:], whole.matrix[n:, n:]
     h, beta = whole.force[:n], whole.force[n:]

@@ -189,5 +189,9 @@ def _with_motions(full: Level, dof: list[int]) -> Level:
 def _check(chi2: float, weight: float, n_tracks: int, sums: VolumeSums) -> None:
     finite = np.isfinite(chi2) and bool(sums.matrix.isfinite().all() and sums.gradient.isfinite().all())
     if not finite or weight < 0.5 * n_tracks:
-        what = f"{n_tracks - weight:.0f} of {n_tracks} tracks cannot be used" if finite else "χ² is not finite"
-        raise ConvergenceError(f"{what}; look at the file, start from a better alignment, or set loss.weights")
+        what = (
+            f"{n_tracks - weight:.0f} of {n_tracks} tracks cannot be used" if finite else "χ² is not finite"
+        )
+        raise ConvergenceError(
+            f"{what}; look at the file, start from a better alignment, or set loss.weights"
+        )

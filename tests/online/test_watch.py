@@ -1,13 +1,15 @@
-"""A watch over a folder: each file once whatever happens, a jump found where it is, constants that are whole."""
+"""A watch over a folder: each file once whatever happens, a jump found where it is, whole constants."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +19,14 @@ import uproot
 from small_detectors import GUN, barrel, random_local
 from small_problems import loss_of
 
+from alignnet.cli.watch import FileReader, Keys, follow
+from alignnet.data.o2_runs import O2Runs
 from alignnet.data.root import read_alignment, write_simulation
 from alignnet.data.simulate import Simulation
 from alignnet.data.simulate_time import moving_chunks
 from alignnet.data.tracks import concatenate
 from alignnet.errors import CheckpointError, ConfigError
 from alignnet.geometry.motion import Jump, Moving
-from alignnet.cli.watch import FileReader, Keys, follow
-from alignnet.data.o2_runs import O2Runs
 from alignnet.online.decision import Criterion
 from alignnet.online.history import History
 from alignnet.online.inbox import Inbox
@@ -149,7 +151,7 @@ def test_constants_are_where_the_volumes_are_within_their_errors(undisturbed):
         [(table["du"] - truth) / table["du_error"], *(table[n] / table[f"{n}_error"] for n in ("dv", "dw"))]
     )
     assert np.abs(pulls).max() < 4.5
-    assert table["du_error"].max() < 10e-4
+    assert table["du_error"][jumped].max() < 10e-4
 
 
 def test_newest_constants_are_a_start_of_a_training(undisturbed):
@@ -161,27 +163,34 @@ def test_newest_constants_are_a_start_of_a_training(undisturbed):
 
 
 def test_a_watch_that_is_killed_after_any_step_goes_on_as_if_nothing_had_been(files, undisturbed, tmp_path):
-    """Killed after the first durable step, then after the next one, and so on until all is done."""
+    """Killed after one durable step, after two, … after nine, after one, … until all is done."""
     folder, inbox = tmp_path / "out", files[0].parent
-    kills = 0
+    last: list[str] = []
 
-    def kill_at_first(name: str) -> None:
-        raise Killed(name)
+    def after(n: int) -> Callable[[str], None]:
+        left_over = iter(range(n))
 
-    while True:
+        def step(name: str) -> None:
+            if next(left_over, None) is None or left_over.__length_hint__() == 0:
+                last.append(name)
+                raise Killed(name)
+
+        return step
+
+    for kills in itertools.count():
+        assert kills < 100
         one = None
         try:
-            one = watch(inbox, folder, step=kill_at_first)
-            done = one.look()
+            one = watch(inbox, folder, step=after(1 + kills % 9))
+            while one.look():
+                pass
+            break
         except Killed:
-            kills += 1
             continue
         finally:
             if one is not None:
                 one.close()
-        if not done:
-            break
-    assert kills >= 3 * N_FILES
+    assert {"begin", "interval", "taken", "published", "latest", "status", "decided"} <= set(last)
     assert_same(left(folder), left(undisturbed))
     numbers = np.concatenate([r["intervals"] for r in left(folder)["journal"] if r["kind"] == "taken"])
     assert numbers.tolist() == list(range(N_FILES))
@@ -218,8 +227,10 @@ def test_every_file_once_whatever_it_is_called(files, undisturbed, tmp_path):
     kinds = [record["kind"] for record in left(folder)["journal"]]
     assert kinds.count("taken") == N_FILES
     assert kinds.count("repeated") == 2
-    same = left(folder)
-    np.testing.assert_array_equal(same[list(same)[0]]["du"] if "du" in same[list(same)[0]] else 0, 0)
+    found, expected = (
+        read_alignment(f / "latest" / "alignment.root", DETECTOR) for f in (folder, undisturbed)
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_a_file_that_is_being_written_is_left_for_later_and_a_bad_one_for_good(files, tmp_path):
@@ -245,7 +256,7 @@ def test_a_file_that_is_being_written_is_left_for_later_and_a_bad_one_for_good(f
 def test_another_process_or_other_settings_are_refused(files, undisturbed, tmp_path):
     folder = tmp_path / "out"
     one = watch(files[0].parent, folder)
-    with pytest.raises(ConfigError, match="another process watches with watch.output="):
+    with pytest.raises(ConfigError, match="another process watches with"):
         watch(files[0].parent, folder)
     one.close()
     with pytest.raises(CheckpointError, match="settings 'these', this watch has 'those'"):
@@ -278,7 +289,9 @@ def test_a_journal_that_ends_in_the_middle_of_a_line_goes_on_and_one_damaged_wit
 
 def test_a_window_forgets_nothing_that_matters(files, undisturbed, tmp_path):
     finished(files[0].parent, tmp_path / "out", window=3)
-    small, full = (read_alignment(f / "latest" / "alignment.root", DETECTOR) for f in (tmp_path / "out", undisturbed))
+    small, full = (
+        read_alignment(f / "latest" / "alignment.root", DETECTOR) for f in (tmp_path / "out", undisturbed)
+    )
     numbers = [os.readlink(f / "latest") for f in (tmp_path / "out", undisturbed)]
     assert numbers[0] == numbers[1]
     torch.testing.assert_close(small, full, atol=2e-5, rtol=0)  # 0.2 µm: jumps are placed by fewer intervals

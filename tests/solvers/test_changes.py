@@ -84,7 +84,7 @@ def test_two_jumps_and_a_drift_are_three_changes():
 
 
 def test_p_values_of_one_place_are_even():
-    """Without a change, χ² of a jump at one place follows its law: the p-values' mean is ½ and they spread."""
+    """Without a change, χ² of a jump at one place follows its law."""
     search = ChangeSearch(freedom())
     values = []
     for seed in range(300):

@@ -21,9 +21,7 @@ def positive(n, seed, rank=None):
 
 def problem(drifts=2, singular=True):
     """Intervals of which some see little, with a jump and drifts."""
-    seen = [
-        Seen(positive(N, 10 + k, 2 if singular and k % 2 else N), draw(N, seed=30 + k)) for k in range(K)
-    ]
+    seen = [Seen(positive(N, 10 + k, 2 if singular and k % 2 else N), draw(N, seed=30 + k)) for k in range(K)]
     along = draw(N, drifts, seed=3)
     walk = Walk(
         positive(N, 1), 0.1 * positive(N, 2), positive(drifts, 4) if drifts else draw(0, 0, seed=0), along,

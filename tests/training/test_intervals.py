@@ -40,7 +40,9 @@ def test_sums_are_the_whole_matrix_between_motions_of_volumes(vertex):
 
 def test_one_step_finds_volumes_that_jumped():
     name = "B/BLayer1/BHalfBarrel0"
-    (step,) = Moving(DETECTOR, LOCAL, Jump("half_barrel", [name], {"du": 20e-4, "rot_v": 2e-4}, 0)).steps(0, 9)
+    (step,) = Moving(DETECTOR, LOCAL, Jump("half_barrel", [name], {"du": 20e-4, "rot_v": 2e-4}, 0)).steps(
+        0, 9
+    )
     quiet = {"scattering": False, "energy_loss": False, "smearing": False, "hit_efficiency": 1.0}
     tracks = simulated(DETECTOR, GUN, 150, step.local, **quiet)
     fit = VolumeFit(DETECTOR, loss_of(DETECTOR, "none", "absent", iterations=10), "half_barrel", LOCAL)
@@ -62,12 +64,14 @@ def test_one_step_finds_volumes_that_jumped():
 def test_the_whole_moves_as_its_volumes_say_and_a_gauge_takes_just_that_out():
     volumes = Volumes.of(DETECTOR, "stave")
     six = 1e-6 * torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    moved = volumes.motion((whole_motions(volumes) @ six))
+    moved = volumes.motion(whole_motions(volumes) @ six)
     turn = rigid.exp(six[3:])
     for rotation, shift in zip(*moved, strict=True):
         torch.testing.assert_close(rotation, turn, atol=1e-11, rtol=0)
         torch.testing.assert_close(shift, six[:3], atol=1e-10, rtol=0)
-    fit = VolumeFit(DETECTOR, loss_of(DETECTOR), "half_barrel", LOCAL, ("du", "dv", "dw", "rot_u", "rot_v", "rot_w"))
+    fit = VolumeFit(
+        DETECTOR, loss_of(DETECTOR), "half_barrel", LOCAL, ("du", "dv", "dw", "rot_u", "rot_v", "rot_w")
+    )
     freedom = fit.freedom((0.01, 5e-4), (1e-4, 2e-6), True, True)
     whole = whole_motions(fit.volumes).flatten(0, 1)
     torch.testing.assert_close(freedom.hold @ whole, torch.zeros_like(whole), atol=1e-10, rtol=0)
@@ -84,5 +88,5 @@ def test_degrees_of_freedom_that_are_left_out_do_not_move():
     zero = torch.zeros(len(full), dtype=torch.float64)
     a, b = fit.linearised(TRACKS, zero[: len(fit)]), full.linearised(TRACKS, zero)
     torch.testing.assert_close(a.matrix, b.matrix[rows][:, rows])
-    with pytest.raises(ConfigError, match="watch.dof is"):
+    with pytest.raises(ConfigError, match=r"watch\.dof is"):
         VolumeFit(DETECTOR, loss_of(DETECTOR), "half_barrel", LOCAL, ("x",))

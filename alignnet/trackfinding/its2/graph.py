@@ -2,6 +2,7 @@
 
 A particle that left no hit in a layer is followed by pairs that skip it. Most of the pairs that skip a layer
 have a hit between them that agrees with both ends; these are left out, as the chain through that hit is there.
+So are edges that agree with no other.
 """
 
 from __future__ import annotations
@@ -33,6 +34,15 @@ class Graph(NamedTuple):
     def n_edges(self) -> int:
         """Number of edges."""
         return self.pairs.shape[1]
+
+    def pruned(self) -> Graph:
+        """The same without edges that are in no cell."""
+        used = torch.zeros(self.n_edges, dtype=torch.bool)
+        used[self.cells.inner] = used[self.cells.outer] = True
+        row = torch.cumsum(used, 0) - 1
+        cells = self.cells._replace(inner=row[self.cells.inner], outer=row[self.cells.outer])
+        tracklets = Tracklets(*(column[used] for column in self.tracklets))
+        return Graph(self.pairs[:, used], tracklets, cells, self.vertex_z)
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,8 @@ class GraphBuilder:
             over = self._unspanned(hits, pairs, torch.cat(skipping, 1), windows.errors)
             pairs = torch.cat([pairs, over], 1)
         found = tracklets_of(hits, pairs)
-        return Graph(pairs, found, cells_of(hits, pairs, found, windows.errors, self.cell_limit), vertex)
+        cells = cells_of(hits, pairs, found, windows.errors, self.cell_limit)
+        return Graph(pairs, found, cells, vertex).pruned()
 
     def _unspanned(self, hits: Hits, pairs: Tensor, skipping: Tensor, errors: Errors) -> Tensor:
         """Those of the pairs that skip a layer whose ends are not the ends of a good cell."""

@@ -40,6 +40,7 @@ class Train:
     early_stop: Section | None = None
     averaging: Section | None = None
     require_convergence: bool = True
+    task: Literal["alignment"] = "alignment"
 
 
 @dataclass(frozen=True)

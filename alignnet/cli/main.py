@@ -11,6 +11,7 @@ import sys
 from difflib import get_close_matches
 
 import alignnet
+from alignnet.cli.task import file_of
 
 COMMANDS = {
     "simulate": "particles through a misaligned detector: a file of tracks, with the truth",
@@ -57,7 +58,7 @@ def main() -> int:
         return 2
     sys.argv[1:] = rest
     try:
-        runpy.run_module(MODULE.format(command=command), run_name="__main__", alter_sys=True)
+        runpy.run_module(MODULE.format(command=file_of(command, rest)), run_name="__main__", alter_sys=True)
     except KeyboardInterrupt:  # while modules are imported; later the commands say so themselves
         print("alignnet: interrupted", file=sys.stderr)
         return 130

@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
+from alignnet.cli.task import as_typed
 from alignnet.errors import AlignnetError, ConfigError
 
 HYDRA_OPTION = re.compile(
@@ -60,7 +61,7 @@ def _text(error: BaseException, config_path: str, config_name: str) -> str | Non
         return _instantiation(error)
     if isinstance(error, ValueError) and str(error).startswith("Config group override"):
         null = " or ".join(a.partition("=")[0] for a in sys.argv[1:] if a.endswith("=null"))
-        return f"{null or 'a group'} is null; `alignnet {config_name} --help` lists the choices"
+        return f"{null or 'a group'} is null; `alignnet {as_typed(config_name)} --help` lists the choices"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _composition(error, config_path, config_name)
     if isinstance(error, OSError) and error.filename is not None:
@@ -121,7 +122,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _hint(key: str, config_path: str, config_name: str) -> str:
     choices = [a for a in sys.argv[1:] if re.match(r"\w[\w/]*=", a) and a.partition("=")[0] != key]
     close = close_keys(key, known_keys(config_path, config_name, choices))
-    listing = f"`alignnet {config_name} --cfg job` prints all keys"
+    listing = f"`alignnet {as_typed(config_name)} --cfg job` prints all keys"
     return f"; did you mean {' or '.join(close)}? {listing}" if close else f"; {listing}"
 
 

@@ -1,0 +1,1 @@
+"""Track finding by the systems of HEP.TrkX: toys, networks, baselines, one way to train and score them."""

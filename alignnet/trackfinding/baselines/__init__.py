@@ -1,0 +1,1 @@
+"""track finding without learning, on the same events."""

@@ -1,0 +1,1 @@
+"""what a system is trained for, and how its answers are scored."""

@@ -1,0 +1,102 @@
+"""Line parameters with their errors and correlation: the logarithm of a Gaussian likelihood.
+
+A network emits u₀, u₁, u₂: σ_b² = exp u₀, σ_m² = exp u₁, ρ = tanh u₂. The loss of a track with residual r
+is r·C⁻¹·r + ln det C, −2 ln L without its constant, here as a mean over tracks (published sums are over 256
+events). As published, a first stage trains the parameters alone, by least squares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from alignnet.trackfinding.events import LineEvents
+from alignnet.trackfinding.metrics import Mean, squared_pulls
+from alignnet.trackfinding.objectives.lines import Lines, _required
+from alignnet.trackfinding.systems.lines import LineOutput
+
+
+class LineLikelihood(Lines):
+    """Intercepts and slopes with their covariance.
+
+    Args:
+        scale: factor of slopes.
+        first_stage: epochs of least squares before the likelihood.
+    """
+
+    def __init__(self, scale: float = 25.0, first_stage: int = 5) -> None:
+        super().__init__(scale)
+        self.first_stage, self.epoch = first_stage, 0
+        self.widening = (1.0, 1.0)
+        self.merits = ("loss", "mse", "minus_2_ln_l", "pull2_intercept", "pull2_slope", "covered_68")
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Know the stage."""
+        self.epoch = epoch
+
+    def calibrate(self, figures: Mapping[str, float]) -> None:
+        """Multiply the errors of each parameter by a factor: pulls of such events then have r.m.s. 1.
+
+        Args:
+            figures: mean squares of pulls, "pull2_intercept" and "pull2_slope", of events not tested with.
+        """
+        before = self.widening
+        self.widening = (
+            before[0] * figures["pull2_intercept"] ** 0.5,
+            before[1] * figures["pull2_slope"] ** 0.5,
+        )
+
+    def loss(self, output: LineOutput, batch: LineEvents) -> Tensor:
+        """Squared errors in the first stage, −2 ln L a track after it."""
+        if self.epoch < self.first_stage:
+            return super().loss(output, batch)
+        return minus_2_ln_l(self._residual(output, batch), _required(output.spread)[batch.present]).mean()
+
+    def score(self, answer: LineOutput, batch: LineEvents) -> dict[str, Mean]:
+        """As of `Lines`, and "minus_2_ln_l" a track, mean squares of pulls, and coverage."""
+        residual, spread = (
+            self._residual(answer, batch),
+            self._widened(_required(answer.spread))[batch.present],
+        )
+        return {
+            **super().score(answer, batch),
+            "minus_2_ln_l": Mean.of(minus_2_ln_l(residual, spread)),
+            **squared_pulls(residual.double(), covariance_of(spread.double())),
+        }
+
+    def _residual(self, output: LineOutput, batch: LineEvents) -> Tensor:
+        return (self.target(batch) - output.lines)[batch.present]
+
+    def _widened(self, spread: Tensor) -> Tensor:
+        factor = torch.tensor([*self.widening, 1.0], device=spread.device)
+        return spread + 2 * factor.log()
+
+
+def covariance_of(spread: Tensor) -> Tensor:
+    """Covariance matrices (…, 2, 2) of ln σ² of both and artanh of their correlation (…, 3)."""
+    sigma_b, sigma_m = (spread[..., 0] / 2).exp(), (spread[..., 1] / 2).exp()
+    mixed = spread[..., 2].tanh() * sigma_b * sigma_m
+    rows = [torch.stack([sigma_b**2, mixed], -1), torch.stack([mixed, sigma_m**2], -1)]
+    return torch.stack(rows, -2)
+
+
+def minus_2_ln_l(residual: Tensor, spread: Tensor) -> Tensor:
+    """r·C⁻¹·r + ln det C of each track, by the inverse of a 2 × 2 matrix in closed form.
+
+    Args:
+        residual: (tracks, 2) true minus found.
+        spread: (tracks, 3) as of `covariance_of`.
+    """
+    z = residual * torch.exp(-spread[..., :2] / 2)
+    rho = spread[..., 2].tanh()
+    # 1 − tanh² u = 1/cosh² u, whose logarithm stays exact where tanh u rounds to 1
+    log_one_minus = -2 * (spread[..., 2].abs() + torch.log1p(torch.exp(-2 * spread[..., 2].abs())) - LN2)
+    quadratic = (z[..., 0] ** 2 - 2 * rho * z[..., 0] * z[..., 1] + z[..., 1] ** 2) * torch.exp(
+        -log_one_minus
+    )
+    return quadratic + spread[..., 0] + spread[..., 1] + log_one_minus
+
+
+LN2 = 0.6931471805599453

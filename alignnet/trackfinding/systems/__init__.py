@@ -1,0 +1,1 @@
+"""networks, each with the layers of its printed row."""

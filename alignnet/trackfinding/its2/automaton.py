@@ -29,7 +29,7 @@ class Automaton:
 
     def __call__(self, hits: Hits, graph: Graph) -> Tensor:
         """1 for edges of long chains and 0 for others, (edges,)."""
-        n_layers = int(hits.layer.max()) + 1 if len(hits) else 2
+        n_layers = int(hits.layer.max()) + 1 if hits.n_hits else 2
         cells = graph.cells.within(self.n_sigma)
         inwards, outwards = chain_lengths(cells, graph.n_edges, n_layers)
         return (inwards + outwards >= self.min_hits).double()

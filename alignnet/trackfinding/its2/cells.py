@@ -52,7 +52,7 @@ def cells_of(hits: Hits, pairs: Tensor, found: Tracklets, errors: Errors, limit:
         errors: of tracklets.
         limit: largest |pull| of curvature and of dip.
     """
-    inner, outer = joints(pairs, len(hits))
+    inner, outer = joints(pairs, hits.n_hits)
     kappa_error, dip_error, sign = _errors(hits, pairs, found, errors, inner, outer)
     pull_kappa = (found.kappa[outer] - found.kappa[inner]) / kappa_error * sign[0]
     pull_dip = (found.tan_lambda[outer] - found.tan_lambda[inner]) / dip_error * sign[1]

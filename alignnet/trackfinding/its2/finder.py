@@ -94,14 +94,16 @@ class Finder:
         clock.add("graph")
         score = self.scorer(hits, graph)
         clock.add("edges")
-        chains = self.chains(graph, score)
-        clock.add("roads")
-        candidates = self.candidates(hits, chains)
-        tracks = self.resolve(hits, candidates)
-        if self.overlaps:
-            tracks = with_overlaps(hits, tracks, self.fit, self.max_chi2_per_ndf)
+        tracks = self.from_edges(hits, graph, score)
         clock.add("tracks")
         return Found(tracks, graph, score, clock.seconds)
+
+    def from_edges(self, hits: Hits, graph: Graph, score: Tensor) -> Fitted:
+        """Tracks of edges that have their scores."""
+        tracks = self.resolve(hits, self.candidates(hits, self.chains(graph, score)))
+        if self.overlaps:
+            tracks = with_overlaps(hits, tracks, self.fit, self.max_chi2_per_ndf)
+        return tracks
 
     def chains(self, graph: Graph, score: Tensor) -> Tensor:
         """Chains of hits over edges that are kept, (chains, layers), −1 after the last hit."""
@@ -125,7 +127,7 @@ class Finder:
     def resolve(self, hits: Hits, candidates: Fitted) -> Fitted:
         """Candidates that share no hit."""
         quality = quality_of(candidates.n_hits, candidates.chi2, candidates.ndf)
-        return candidates.take(resolved(candidates.chain, quality, len(hits)))
+        return candidates.take(resolved(candidates.chain, quality, hits.n_hits))
 
 
 class Clock:

@@ -103,8 +103,8 @@ class GraphBuilder:
     def _unspanned(self, hits: Hits, pairs: Tensor, skipping: Tensor, errors: Errors) -> Tensor:
         """Those of the pairs that skip a layer whose ends are not the ends of a good cell."""
         cells = cells_of(hits, pairs, tracklets_of(hits, pairs), errors, 0.5 * self.cell_limit)
-        spanned = pairs[0, cells.inner] * len(hits) + pairs[1, cells.outer]
-        return skipping[:, ~torch.isin(skipping[0] * len(hits) + skipping[1], spanned)]
+        spanned = pairs[0, cells.inner] * hits.n_hits + pairs[1, cells.outer]
+        return skipping[:, ~torch.isin(skipping[0] * hits.n_hits + skipping[1], spanned)]
 
 
 def true_edges(hits: Hits, pairs: Tensor) -> Tensor:

@@ -31,7 +31,9 @@ class Hits(NamedTuple):
     position: Tensor  # (hits, 3) global position [cm]
     particle: Tensor  # (hits,) int64, row of the track that made it, or NOISE
 
-    def __len__(self) -> int:
+    @property
+    def n_hits(self) -> int:
+        """How many hits there are."""
         return len(self.event)
 
     @property

@@ -61,7 +61,7 @@ def packed(chain: Tensor) -> Tensor:
 
 def _near(hits: Hits, tracks: Fitted) -> tuple[Tensor, Tensor, Tensor]:
     """Tracks, their own hits, and free hits near these on another sensor of the layer; (pairs,) each."""
-    owner = torch.full((len(hits),), -1, dtype=torch.int64)
+    owner = torch.full((hits.n_hits,), -1, dtype=torch.int64)
     is_hit = tracks.chain >= 0
     owner[tracks.chain[is_hit]] = torch.arange(len(tracks.chain))[:, None].expand_as(is_hit)[is_hit]
     found = []
@@ -96,7 +96,7 @@ def _distance2(
 
 def _extended(hits: Hits, chain: Tensor, track: Tensor, hit: Tensor) -> Tensor:
     """Chains with a column more for each layer, where the tracks' new hits are."""
-    more = torch.full((len(chain), int(hits.layer.max()) + 1 if len(hits) else 0), -1, dtype=torch.int64)
+    more = torch.full((len(chain), int(hits.layer.max()) + 1 if hits.n_hits else 0), -1, dtype=torch.int64)
     more[track, hits.layer[hit]] = hit
     return torch.cat([chain, more], 1)
 

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -75,7 +76,7 @@ def track_scores(
         chain: (tracks, hits) rows of hits, −1 for none.
         track_pt: as fitted (tracks,) [GeV/c].
         particles: of the same events.
-        bins: edges in p_T; the last bin has all beyond.
+        bins: edges in p_T, or none; the last bin has all beyond.
 
     Returns:
         "efficiency", "efficiency_majority", "efficiency_perfect", "fakes", "duplicates" above PT_MIN, and
@@ -90,7 +91,7 @@ def track_scores(
     scores = {name: Mean.of(good[target & (particles.pt > PT_MIN)]) for name, good in has.items()}
     seen = track_pt > PT_MIN
     scores |= {"fakes": Mean.of(~found.matched[seen]), "duplicates": Mean.of(again[seen])}
-    for low, high in zip(bins, (*bins[1:-1], float("inf")), strict=False):
+    for low, high in itertools.pairwise((*bins[:-1], float("inf")) if bins else ()):
         name = f"{low:g}-{high:g}"
         of_particles = target & (particles.pt > low) & (particles.pt <= high)
         of_tracks = (track_pt > low) & (track_pt <= high)
@@ -113,13 +114,6 @@ def edge_scores(hits: Hits, graph: Graph, kept: Tensor, skip: bool) -> dict[str,
         "graph_purity": Mean.of(true),
         "graph_efficiency": Mean(float(true.sum()), float(total)),
     }
-
-
-def edges_of_tracks(graph: Graph, chain: Tensor, n_hits: int) -> Tensor:
-    """Which edges join successive hits of a track (edges,) bool; second hits in a layer are joined to none."""
-    successive = (chain[:, 1:] >= 0) & (chain[:, :-1] >= 0)
-    key = chain[:, :-1][successive] * n_hits + chain[:, 1:][successive]
-    return torch.isin(graph.pairs[0] * n_hits + graph.pairs[1], key)
 
 
 def values(scores: Mapping[str, Mean]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Track finding in ITS2 against multiplicity and p_T: a trained network beside the cellular automaton.
 
-    python benchmarks/its2_finding.py RUN OUT.json [--multiplicities 50 200 1000] [--tracks 4000] [--vertex found]
+    python benchmarks/its2_finding.py RUN OUT.json [--multiplicities 200 1000] [--tracks 4000]
 
 RUN is the folder of `alignnet train task=trackfinding experiment=trackfinding/its2_network`. Both finders get
 the same events, graphs, fit and ambiguity resolution; times are this process's, of one thread, without the
@@ -29,7 +29,7 @@ SEED = 770_000
 
 def main() -> None:
     """Find, count, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--multiplicities", type=int, nargs="+", default=[50, 100, 200, 500, 1000])

@@ -1,15 +1,16 @@
-"""Finding and aligning in turn: tracks found on misaligned events align the detector, which finds tracks better.
+"""Finding and aligning in turn: tracks found on misaligned events align the detector, then find more tracks.
 
-    python benchmarks/its2_loop.py OUT network=RUN n_events=100 n_tracks=200 stave=0.01
+    python benchmarks/its2_loop.py OUT [--network RUN] [--events 100] [--tracks 200] [--stave 0.01]
 
 simulates, aligns with the tracks as they were simulated (the true association), and then twice finds tracks
-with the network (without `network=` the automaton) and aligns with them: first with the sensors at their
-nominal places, then where the first round has put them. OUT/loop.json has a row a round: figures of merit of the
-finding, and what is left of the misalignment, r.m.s. over all sensors [µm]. Steps that are done are not done again.
+with the network (without one, the automaton) and aligns with them: first with the sensors at their nominal
+places, then where the first round has put them. OUT/loop.json has a row a round: figures of merit of the
+finding, and what is left of the misalignment, r.m.s. over all sensors [µm]. What is done is not done again.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -24,37 +25,43 @@ from alignnet.data.root import read_alignment, read_detector, read_misalignment
 
 CHIP = 0.001  # [cm] by how much chips are off their staves
 ALIGN = [
-    "loss.vertex=absent", "optimizer=gauss_newton_float32", "data.split=[0.9,0.05,0.05]", "trainer.max_epochs=5",
-    "evaluation.part=test", "evaluation.limit=false", "evaluation.report=false", "evaluation.numbers=[]",
-    "figure_every=0", "require_convergence=false",
+    "loss.vertex=absent", "optimizer=gauss_newton_float32", "data.split=[0.9,0.05,0.05]",
+    "trainer.max_epochs=5", "evaluation.part=test", "evaluation.limit=false", "evaluation.report=false",
+    "evaluation.numbers=[]", "figure_every=0", "require_convergence=false",
 ]  # fmt: skip
 FIGURES = ("efficiency", "efficiency_perfect", "fakes", "duplicates", "edge_purity", "edge_efficiency")
 
 
 def main() -> None:
     """Run what has not been run, and write the table."""
-    out, *rest = sys.argv[1:]
-    given = dict(argument.split("=", 1) for argument in rest)
-    folder, start = Path(out), time.perf_counter()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--network", help="folder of a training run")
+    parser.add_argument("--events", type=int, default=100)
+    parser.add_argument("--tracks", type=int, default=200, help="of an event")
+    parser.add_argument("--stave", type=float, default=0.01, help="by how much staves are off [cm]")
+    given = parser.parse_args()
+    folder, stave, start = given.out, given.stave, time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     hits = folder / "hits.root"
-    stave = float(given.get("stave", 0.01))
-    simulate(hits, int(given.get("n_events", 100)), int(given.get("n_tracks", 200)), stave)
+    simulate(hits, given.events, given.tracks, stave)
     rows = {"true association": aligned(hits, folder / "align_truth")}
+    settings = {name: str(value) for name, value in vars(given).items() if name != "out"}
     alignment, systematic = None, stave
     for number in (1, 2):
         found = folder / f"found{number}.root"
-        figures = find(hits, found, given.get("network"), alignment, systematic)
+        figures = find(hits, found, given.network, alignment, systematic)
         answer = aligned(found, folder / f"align{number}")
         rows[f"round {number}"] = {**{name: figures[name] for name in FIGURES}, **answer}
         alignment, systematic = folder / f"align{number}" / "alignment.root", 2 * CHIP
-        (folder / "loop.json").write_text(json.dumps({"settings": given, "rows": rows}, indent=2) + "\n")
+        (folder / "loop.json").write_text(json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n")
     print(json.dumps(rows, indent=2), f"{time.perf_counter() - start:.0f} s", sep="\n")
 
 
 def simulate(hits: Path, n_events: int, n_tracks: int, stave: float) -> None:
     """Events of one collision each in a misaligned ITS2, with noise."""
-    levels = f"{{stave: {{translation: {stave}, rotation: 1.0e-4}}, sensor: {{translation: {CHIP}, rotation: 2.0e-4}}}}"
+    of_stave, of_chip = f"translation: {stave}, rotation: 1.0e-4", f"translation: {CHIP}, rotation: 2.0e-4"
+    levels = f"{{stave: {{{of_stave}}}, sensor: {{{of_chip}}}}}"
     if not hits.exists():
         alignnet(
             "simulate", f"output={hits}", f"n_events={n_events}", f"source.n_tracks_per_event={n_tracks}",
@@ -70,8 +77,9 @@ def find(
     metrics = found.with_suffix(".json")
     if not metrics.exists():
         alignnet(
-            "find", f"input={hits}", f"output={found}", f"metrics={metrics}", f"graph.systematic={systematic}",
-            f"network={network or 'null'}", f"alignment={alignment or 'null'}",
+            "find", f"input={hits}", f"output={found}", f"metrics={metrics}",
+            f"graph.systematic={systematic}", f"network={network or 'null'}",
+            f"alignment={alignment or 'null'}",
         )  # fmt: skip
     figures: dict[str, Any] = json.loads(metrics.read_text())
     return figures

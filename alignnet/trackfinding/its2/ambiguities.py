@@ -1,7 +1,7 @@
-"""Each hit to one track: of candidates that share hits, the one with more hits, or of equal length the better fit.
+"""Each hit to one track: of candidates that share hits, the longest, or of equally long ones the best fit.
 
-A candidate that is the best of all that want any of its hits is taken; those that want one of them are dropped.
-This is done for all candidates at once, and again with what is left, until nothing is.
+A candidate that is the best of all that want any of its hits is taken; those that want one of them are
+dropped. This is done for all candidates at once, and again with what is left, until nothing is.
 """
 
 from __future__ import annotations

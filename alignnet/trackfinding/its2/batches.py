@@ -1,4 +1,4 @@
-"""Graphs of simulated events to train on: of several multiplicities, with and without a vertex, well aligned or not."""
+"""Graphs of simulated events to train on: of few tracks or many, with a vertex or without, aligned or not."""
 
 from __future__ import annotations
 

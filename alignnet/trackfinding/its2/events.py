@@ -1,4 +1,4 @@
-"""Simulated events to find tracks in: all hits, what they are of, and which particles a finder should find."""
+"""Simulated events to find tracks in: all hits, what they are of, and which particles should be found."""
 
 from __future__ import annotations
 
@@ -113,4 +113,3 @@ class SimulatedEvents:
             tracks.append(simulation.chunk(number, 1, number))
             noise.append(simulation.noise(number, 1, number))
         return events_of(concatenate(tracks), NoiseHits.joined(noise), self.detector)
-

@@ -1,4 +1,4 @@
-"""What the network sees of edges and cells: numbers of order 1 that a rotation or a reflection leaves as they are.
+"""What the network sees of edges and cells: numbers of order 1 that rotations and reflections do not change.
 
 Nothing depends on the azimuth of an event's axes. κ and tan λ enter by their magnitudes, and differences by
 whether they make these grow, so that mirror images (φ → −φ with charges exchanged, z → −z) look the same.
@@ -21,10 +21,10 @@ _LAYERS = 7
 def edge_features(hits: Hits, graph: Graph, errors: Errors) -> Tensor:
     """Of each edge (edges, N_EDGE) float32.
 
-    Seven are 1 for the layer of the inner hit and 0 for the others, then: 1 where a layer is skipped; radius and |z|
-    of the inner hit; |κ| in units of the largest; |tan λ|; the logarithm of κ's relative error; z₀ from the vertex in
-    units of its error, > 0 where the track is steeper than the line to the vertex, and 1 where the vertex is
-    not known; the logarithm of the number of hits in the event.
+    Seven are 1 for the layer of the inner hit and 0 for the others, then: 1 where a layer is skipped; radius
+    and |z| of the inner hit; |κ| in units of the largest; |tan λ|; the logarithm of κ's error; the distance of
+    z₀ from the vertex in units of its error, with the sign of tan λ, and 1 where no vertex is known; the
+    logarithm of the number of hits in the event.
     """
     inner, outer = graph.pairs
     found = graph.tracklets
@@ -53,8 +53,8 @@ def edge_features(hits: Hits, graph: Graph, errors: Errors) -> Tensor:
 def cell_features(hits: Hits, graph: Graph, errors: Errors) -> Tensor:
     """Of each cell (cells, N_CELL) float32.
 
-    Seven are 1 for the layer of the middle hit, then: the pulls of curvature and dip, their magnitudes, the root of
-    the sum of their squares, |κ| of the outer edge, and whether one of the edges skips a layer.
+    Seven are 1 for the layer of the middle hit, then: the pulls of curvature and dip, their magnitudes, the
+    root of the sum of their squares, |κ| of the outer edge, and whether one of the edges skips a layer.
     """
     cells, (first, second) = graph.cells, hits.layer[graph.pairs]
     span = second - first

@@ -113,7 +113,7 @@ class Finder:
         return roads(graph.pairs, cells, len(self.builder.detector.layers), self.min_hits)
 
     def candidates(self, hits: Hits, chains: Tensor) -> Fitted:
-        """Chains that are good tracks, and good tracks among those that lack one hit of a chain that is not."""
+        """Chains that are good tracks, and those that are without one of their hits."""
         fitted = self.fit(hits, chains)
         good = self.is_good(fitted)
         shorter = self.fit(hits, without_one(chains[~good], self.min_hits))

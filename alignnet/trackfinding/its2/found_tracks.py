@@ -72,9 +72,7 @@ def found_tracks(
         yield in_file_order(hits, found.tracks, numbers)
 
 
-def scores_of(
-    found: Found, hits: Hits, tracks: Tracks, noise: NoiseHits, finder: Finder
-) -> dict[str, Mean]:
+def scores_of(found: Found, hits: Hits, tracks: Tracks, noise: NoiseHits, finder: Finder) -> dict[str, Mean]:
     """Figures of merit of a chunk; none where the file has no truth."""
     if "momentum" not in tracks.truth:
         return {}

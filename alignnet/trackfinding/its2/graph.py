@@ -1,8 +1,8 @@
-"""Events as graphs: hits, pairs of hits in successive layers (edges), and pairs of edges that share a hit (cells).
+"""Events as graphs: hits, pairs of hits in successive layers (edges), pairs of edges that share one (cells).
 
 A particle that left no hit in a layer is followed by pairs that skip it. Most of the pairs that skip a layer
-have a hit between them that agrees with both ends; these are left out, as the chain through that hit is there.
-So are edges that agree with no other.
+have a hit between them that agrees with both ends; these are left out, as the chain through that hit is
+there. So are edges that agree with no other.
 """
 
 from __future__ import annotations

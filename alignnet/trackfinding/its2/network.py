@@ -1,4 +1,4 @@
-"""A message-passing network that classifies edges between hits, by what stands before, behind and beside them.
+"""A message-passing network that classifies edges between hits by what is before, behind and beside them.
 
 Edges (pairs of hits) have features, which three kinds of sums change in turn: over the cells in which
 an edge is the outer one, over those in which it is the inner one (does it go on from something, and does
@@ -8,7 +8,7 @@ by a gate. Changes are added to the features. Gathers and `index_add` do all of 
 and many are one flat table.
 
 Interaction networks (Battaglia et al., 2016) classify edges of hit graphs since HEP.TrkX (arXiv:1810.06111);
-here messages go from edge to edge, because whether two edges agree is known well and a single hit says little.
+here messages go from edge to edge: whether two edges agree is known well, and a single hit says little.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the network is trained for: which edges join successive hits of one particle; and what comes of it, tracks."""
+"""What the network is trained for, edges between successive hits of one particle, and tracks made of them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class TrackEdges:
     def score(self, answer: EdgeAnswer, batch: TrackGraphs) -> dict[str, Mean]:
         """Purity and efficiency of edges; efficiency, fakes and duplicates of tracks."""
         scores = edge_scores(batch.hits, batch.graph, answer.score > 0.5, batch.skips)
-        # Figures of tracks need sensors where the events have them, and those are displaced with a systematic.
+        # Tracks are fitted where the events have their sensors, and not where a systematic has put them.
         if not self.tracks or batch.systematic:
             return scores
         builder, fit = GraphBuilder(self.detector), TrackFit(self.detector)

@@ -59,7 +59,8 @@ class Windows:
         lowest = torch.full_like(found.kappa, errors.kappa_max)
         width = errors.of_kappa(hits, pairs, lowest, found.tan_lambda)
         inside = found.kappa.abs() < errors.kappa_max + self.n_sigma * width
-        inside &= (hits.position[pairs[0], :2] * hits.position[pairs[1], :2]).sum(-1) > 0  # not across the beam
+        first, second = hits.position[pairs, :2]
+        inside &= (first * second).sum(-1) > 0  # not across the beam
         pairs, found, width = pairs[:, inside], type(found)(*(f[inside] for f in found)), width[inside]
         if vertex_z is None:
             return pairs[:, found.z0.abs() < self.z_max]

@@ -11,7 +11,7 @@ from alignnet.trackfinding.its2.batches import TrackGraphs
 
 
 def event_display(batch: TrackGraphs, score: Tensor) -> Figure:
-    """The first event in the transverse plane: its edges, those with a score above one half, and the true ones."""
+    """The first event across the beam: all edges, those with a score above one half, the true ones."""
     hits, pairs = batch.hits, batch.graph.pairs
     mine = hits.event[pairs[0]] == 0
     kinds = {"edges": torch.ones_like(mine), "kept": score > 0.5, "true": batch.truth > 0.5}

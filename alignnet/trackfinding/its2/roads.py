@@ -1,4 +1,4 @@
-"""Roads: chains of tracklets that agree one with the next, from where nothing precedes to where nothing follows.
+"""Roads: chains of tracklets that agree one with the next, from where none precedes to where none follows.
 
 The automaton counts, in steps that all tracklets take at once, how many tracklets the longest chain outwards
 of each has. Roads begin where no tracklet agrees inwards, and follow one of those that continue
@@ -15,7 +15,7 @@ from alignnet.trackfinding.its2.pairs import ranges
 
 
 def chain_lengths(cells: Cells, n_pairs: int, n_layers: int) -> tuple[Tensor, Tensor]:
-    """How many tracklets the longest chains inwards and outwards of each have, itself among them; (pairs,)."""
+    """How many tracklets the longest chains in- and outwards of each have, itself among them; (pairs,)."""
     inwards, outwards = (torch.ones(n_pairs, dtype=torch.int64) for _ in range(2))
     for _ in range(n_layers - 2):
         inwards = inwards.scatter_reduce(0, cells.outer, inwards[cells.inner] + 1, "amax")

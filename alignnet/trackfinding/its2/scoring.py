@@ -1,17 +1,18 @@
 """Figures of merit of found tracks and edges.
 
-* A particle is *reconstructable* if it was produced within 1 mm of the collision, across the beam line, and has
-  hits in at least 5 layers.
-* A track is of the particle that most of its hits are of. It is *matched* if these are more than 75 % of its hits
-  ("LHC"), and *perfect* if all hits of the track are of the particle and all layers where the particle has hits
-  are in the track. By *double majority* it is matched if more than half of its hits are the particle's and
-  these are in more than half of the layers where the particle has hits.
+* A particle is *reconstructable* if it was produced within 1 mm of the collision, across the beam line, and
+  has hits in at least 5 layers.
+* A track is of the particle that most of its hits are of. It is *matched* if these are more than 75 % of its
+  hits ("LHC"), and *perfect* if all hits of the track are of the particle and all layers where the particle
+  has hits are in the track. By *double majority* it is matched if more than half of its hits are the
+  particle's and these are in more than half of the layers where the particle has hits.
 * Efficiency is the fraction of reconstructable particles that a track is matched to; p_T is the particle's.
 * Fake rate is the fraction of tracks that are not matched ("LHC"), duplicate rate the fraction of tracks that
   are matched to a particle which has another one already; p_T is the track's.
-* Edges: purity is the fraction of kept edges that are true, efficiency the fraction of true edges that are kept, also
-  of those that are in no graph. An edge is true if it joins hits of one particle in successive layers, or across
-  a layer where the particle has none. Those of particles that are not reconstructable, and of low momenta, count.
+* Edges: purity is the fraction of kept edges that are true, efficiency the fraction of true edges that are
+  kept, of all of them, those that are in no graph too. An edge is true if it joins hits of one particle in
+  successive layers, or across a layer where the particle has none. Those of particles that are not
+  reconstructable, or slow, count.
 """
 
 from __future__ import annotations

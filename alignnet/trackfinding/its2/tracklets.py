@@ -1,13 +1,13 @@
-"""Two hits and the beam line make a helix: its curvature, its dip, where it starts, and how well these are known.
+"""Two hits and the beam line make a helix: its curvature, its dip, its start, and how well they are known.
 
 A circle through the beam line (x = y = 0) and two hits at radii r₁ < r₂, a distance d apart in the transverse
 plane and at azimuths that differ by Δφ, has
 
     κ = 2 sin Δφ / d,    s(r) = (2/κ) asin(κ r / 2),    tan λ = (z₂ − z₁)/(s₂ − s₁),    z₀ = z₁ − s₁ tan λ.
 
-What separates two hits of one particle from such a helix: scattering at radii r_q ≤ r₁ and, in a layer that is
-skipped, between the two, by angles of width θ_q (Highland) across the path; the distance σ_b of the vertex from the beam line; and resolutions σ.
-To first order these change
+What separates two hits of one particle from such a helix: scattering at radii r_q ≤ r₁ and, in a layer that
+is skipped, between the two, by angles of width θ_q (Highland) across the path; the distance σ_b of the vertex
+from the beam line; and resolutions σ. To first order these change
 
     κ by 2 θ_q r_q / (r₁ r₂ cos λ),  2 σ_b/(r₁ r₂),  2 σ/(r₁ Δr),  2 σ/(r₂ Δr),    Δr = r₂ − r₁,
     z₀ by θ_q r_q / cos² λ,  σ r₂/Δr,  σ r₁/Δr,
@@ -66,7 +66,7 @@ class Matter:
 
 @dataclass(frozen=True)
 class Errors:
-    """How far tracklets stray from their particles' helices, and two tracklets of one particle from each other.
+    """How far tracklets stray from their particles' helices, and those of one particle from each other.
 
     Args:
         matter: of the detector.
@@ -92,7 +92,7 @@ class Errors:
         return hits.sigma.square() + self.systematic**2
 
     def scattering(self, kappa: Tensor, tan_lambda: Tensor) -> Tensor:
-        """θ² of x/X0 = 1, for thin layers [rad²]: Highland's logarithm is that of 1 % of a radiation length."""
+        """θ² of x/X0 = 1, for thin layers [rad²]: Highland's logarithm is that of x/X0 = 1 %."""
         secant = (1 + tan_lambda.square()).sqrt()
         momentum = CURVATURE * abs(self.b_z) / kappa.abs().clamp(1e-5, 1.5 * self.kappa_max) * secant
         thin = torch.full_like(momentum, 0.01) * secant

@@ -79,8 +79,8 @@ def test_errors_are_as_large_as_tracklets_stray():
 
 
 def test_cells_are_all_pairs_of_pairs_with_a_common_hit(few):
-    pairs = GraphBuilder(DETECTOR, vertex="unknown").windows.pairs(few.hits, 0, 1, None)
-    pairs = torch.cat([pairs, GraphBuilder(DETECTOR, vertex="unknown").windows.pairs(few.hits, 1, 2, None)], 1)
+    windows = GraphBuilder(DETECTOR, vertex="unknown").windows
+    pairs = torch.cat([windows.pairs(few.hits, k, k + 1, None) for k in (0, 1)], 1)
     inner, outer = joints(pairs, few.hits.n_hits)
     common = pairs[1][:, None] == pairs[0][None]
     assert set(zip(inner.tolist(), outer.tolist(), strict=True)) == set(map(tuple, common.nonzero().tolist()))
@@ -128,9 +128,9 @@ def test_true_pairs_join_successive_hits_and_reach_across_a_layer_only_if_it_is_
 def test_matter_grows_outwards():
     matter = Matter.of(DETECTOR)
     assert torch.all(matter.reach.diff() > 0)
-    torch.testing.assert_close(matter.radius[:1], torch.tensor([2.34], dtype=torch.float64), atol=0.02, rtol=0)
-    errors = Errors(matter, 0.5)
-    slow, fast = errors.scattering(torch.tensor([0.0075, 0.0001], dtype=torch.float64), torch.zeros(2).double())
+    assert matter.radius[0].item() == pytest.approx(2.34, abs=0.02)
+    curved = torch.tensor([0.0075, 0.0001], dtype=torch.float64)
+    slow, fast = Errors(matter, 0.5).scattering(curved, torch.zeros_like(curved))
     assert slow > 1000 * fast
 
 

@@ -50,7 +50,7 @@ def mirrored(axis):
     return lambda p: p * torch.tensor([-1.0 if k == axis else 1.0 for k in range(3)]).double()
 
 
-CHANGES = {"rotation": rotated(2.1), "mirror x": mirrored(0), "mirror y": mirrored(1), "mirror z": mirrored(2)}
+CHANGES = {"rotation": rotated(2.1), **{f"mirror {'xyz'[k]}": mirrored(k) for k in range(3)}}
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
@@ -62,7 +62,7 @@ def test_scores_do_not_know_how_the_axes_lie(few, network, change, vertex):
     def place(position):  # radius and |z| stay as they are
         return position[:, :2].norm(dim=-1) + 100 * position[:, 2].abs()
 
-    first, second = by_place(before, logits(network, before), place), by_place(after, logits(network, after), place)
+    first, second = (by_place(batch, logits(network, batch), place) for batch in (before, after))
     assert first.std() > 1e-3
     torch.testing.assert_close(first, second, atol=1e-6, rtol=1e-5)
 

@@ -1,4 +1,4 @@
-"""From edges to tracks: chains, ambiguities, the automaton, fits, overlaps, and figures of merit of what is known."""
+"""From edges to tracks: chains, ambiguities, the automaton, fits, and figures of merit of what is known."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ def edge_features(hits: Hits, graph: Graph, errors: Errors) -> Tensor:
     """Of each edge (edges, N_EDGE) float32.
 
     Seven are 1 for the layer of the inner hit and 0 for the others, then: 1 where a layer is skipped; radius
-    and |z| of the inner hit; |κ| in units of the largest; |tan λ|; the logarithm of κ's error; the distance of
-    z₀ from the vertex in units of its error, with the sign of tan λ, and 1 where no vertex is known; the
-    logarithm of the number of hits in the event.
+    and |z| of the inner hit; |κ| in units of the largest; |tan λ|; the logarithm of κ's error; z₀ from the
+    vertex in units of its error, with the sign of tan λ, and 1 where no vertex is known; the logarithm of the
+    number of hits.
     """
     inner, outer = graph.pairs
     found = graph.tracklets

@@ -10,7 +10,7 @@ import pytest
 from hydra.utils import get_object
 from lightning import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from training_runs import SMALL, configured, train
 
 from alignnet.cli.app import CONF, build
@@ -29,10 +29,12 @@ def options(group):
 
 
 def calls(node):
-    """Every constructor call in a node: its target and the names of the arguments."""
-    if isinstance(node, DictConfig) and "_target_" in node:
-        yield node._target_, [key for key in node if not key.startswith("_")]
-    for child in node.values() if isinstance(node, DictConfig) else node if OmegaConf.is_list(node) else ():
+    """Every constructor call in a node, references unresolved: its target and its arguments."""
+    if OmegaConf.is_config(node):
+        node = OmegaConf.to_container(node, resolve=False)
+    if isinstance(node, dict) and "_target_" in node:
+        yield node["_target_"], [key for key in node if not key.startswith("_")]
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
         yield from calls(child)
 
 

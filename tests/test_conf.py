@@ -17,7 +17,7 @@ from alignnet.cli.keys import check_keys
 from alignnet.data.datamodule import AlignmentData
 from alignnet.sensors.constraints import set_free
 
-COMMANDS = ("train", "evaluate", "simulate", "generate", "export", "convert")
+COMMANDS = ("train", "evaluate", "simulate", "generate", "export", "convert", "watch")
 OPTIONS = sorted(path.relative_to(CONF) for path in Path(CONF).glob("*/*.yaml"))
 LEAVES = [option for option in OPTIONS if option.parts[0] not in ("experiment", "sample")]
 
@@ -106,7 +106,7 @@ def test_a_sample_composes(sample):
 def test_every_group_is_tried_here():
     assert {option.parts[0] for option in OPTIONS} == {
         "averaging", "detector", "experiment", "loss", "misalignment", "optimizer", "sample", "selection",
-        "source",
+        "source", "time",
     }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from alignnet.data.datamodule import AlignmentData
 from alignnet.data.root_alignment import read_alignment_table
 from alignnet.sensors.constraints import set_free
 
-COMMANDS = ("trackfinding", "train", "evaluate", "simulate", "generate", "export", "convert")
+COMMANDS = ("trackfinding", "train", "evaluate", "simulate", "generate", "export", "convert", "watch")
 OPTIONS = sorted(path.relative_to(CONF) for path in Path(CONF).glob("*/*.yaml"))
 LEAVES = [option for option in OPTIONS if option.parts[0] not in ("experiment", "sample")]
 
@@ -111,7 +111,7 @@ def test_a_sample_composes(sample):
 def test_every_group_is_tried_here():
     assert {option.parts[0] for option in OPTIONS} == {
         "averaging", "detector", "experiment", "loss", "misalignment", "optimizer", "sample", "selection",
-        "source", "toy", "baselines",
+        "source", "toy", "baselines", "time",
     }  # fmt: skip
 
 

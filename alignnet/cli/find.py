@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -52,7 +53,11 @@ def main(config: DictConfig) -> None:
         fit = TrackFit(detector, builder.systematic)
         finder = build(config.finder, builder=builder, scorer=scorer, fit=fit)
     truth = read_misalignment(path, nominal) if has_misalignment(path) else None
-    metadata = {"generator": f"alignnet {alignnet.__version__} find", "seed": None, "hits": str(path)}
+    metadata: dict[str, Any] = {
+        "generator": f"alignnet {alignnet.__version__} find",
+        "seed": None,
+        "hits": str(path),
+    }
     metadata |= {"graph": plain(config.graph), "finder": plain(config.finder), "network": config.network}
     count, tally, total = Count(nominal), Tally(), count_entries(path, "tracks")
     with SimulationWriter(output, nominal, truth, metadata) as writer:
@@ -92,7 +97,7 @@ def network_of(run: Path) -> TrackletNetwork:
     """
     content = load_checkpoint(last_checkpoint(run))
     path = run / ".hydra" / "config.yaml"
-    node = OmegaConf.load(path).get("system") if path.is_file() else None
+    node = OmegaConf.select(OmegaConf.load(path), "system") if path.is_file() else None
     if node is None:
         raise CheckpointError(f"{run}: not the folder of a training of a network, {path} has no `system`")
     network = build(node)

@@ -22,6 +22,7 @@ from alignnet.cli.arguments import check_arguments
 from alignnet.cli.detector import detector_of
 from alignnet.cli.o2 import runs_of
 from alignnet.cli.sets import load_loss
+from alignnet.cli.setup import plain
 from alignnet.data.o2_runs import O2Runs, is_run
 from alignnet.data.root import check_same_sensors
 from alignnet.data.simulate import Simulation

@@ -50,7 +50,11 @@ def write_motion(file: Any, motion: TrueMotion) -> None:
     """Write the tree into an open ROOT file; nothing where nothing moves."""
     if not len(motion.first):
         return
-    columns = {"first_event": motion.first, "last_event": motion.last - 1, "volume": motion.volume}
+    columns: dict[str, Any] = {
+        "first_event": motion.first,
+        "last_event": motion.last - 1,
+        "volume": motion.volume,
+    }
     six = {name: motion.six[:, i] for i, name in enumerate(rigid.LOCAL_NAMES)}
     write_columns(file, TREE, {**columns, **six})
 

@@ -42,8 +42,11 @@ class SeriesWriter:
         count = -(-n_events // self.per_file)
         self.paths = [path] if per_file is None else [_numbered(path, k) for k in range(count)]
         self._last = n_events
-        self._make = lambda k: SimulationWriter(self.paths[k], detector, local_six, metadata)
+        self._of_all = detector, local_six, metadata
         self._number, self._writer = 0, self._make(0)
+
+    def _make(self, number: int) -> SimulationWriter:
+        return SimulationWriter(self.paths[number], *self._of_all)
 
     def __enter__(self) -> SeriesWriter:
         self._writer.__enter__()

@@ -133,7 +133,8 @@ class Passes:
         return _with(self.later[k], self.seen[k], self._n)
 
     def _forward(self) -> tuple[list[Filtered], list[Filtered]]:
-        predicted, filtered = [], []
+        predicted: list[Filtered] = []
+        filtered: list[Filtered] = []
         here = self.start
         for k, seen in enumerate(self.seen):
             if k:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -96,7 +96,11 @@ class SimulatedEvents:
         self.detector, self.multiplicities = its2(b_z=b_z), tuple(multiplicities)
         local = None if misalignment is None else misalignment(self.detector)
         gun = ParticleGun(spectrum="thermal", pt_max=10.0, vertex_resolution=None) if gun is None else gun
-        options = {"noise_per_sensor": noise_per_sensor, "hit_efficiency": hit_efficiency, "min_hits": 1}
+        options: dict[str, Any] = {
+            "noise_per_sensor": noise_per_sensor,
+            "hit_efficiency": hit_efficiency,
+            "min_hits": 1,
+        }
         self.simulations = {
             n: Simulation(replace(gun, n_tracks_per_event=n), self.detector, local, **options)
             for n in self.multiplicities

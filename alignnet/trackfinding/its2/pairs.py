@@ -50,8 +50,8 @@ class Windows:
             return torch.zeros(2, 0, dtype=torch.int64)
         near, far = hits.radius[first], hits.radius[second]
         reach = 0.5 * self._kappa_limit(near, far, inner) * (far.max() - near.min())
-        reach = float(reach.clamp_max(0.9).asin()) * 1.1 + 1e-9
-        return self.chosen(hits, within(hits, first, outer, reach), vertex_z)
+        window = float(reach.clamp_max(0.9).asin()) * 1.1 + 1e-9
+        return self.chosen(hits, within(hits, first, outer, window), vertex_z)
 
     def chosen(self, hits: Hits, pairs: Tensor, vertex_z: Tensor | None) -> Tensor:
         """Those of some pairs (2, pairs) whose curvature and z₀ one particle may have."""

@@ -106,7 +106,7 @@ def _solver(module: AlignmentModule, layer: SensorLayer) -> GaussNewton:
     solver.attach(module.detector, layer, module.objective.terms)
     trained = _trained(module)
     last = len(solver.stages) - 1
-    solver.go_to(trained.stages.index(trained.stage) if isinstance(trained, GaussNewton) else last)
+    solver.go_to(trained.stage_number if isinstance(trained, GaussNewton) else last)
     return solver
 
 

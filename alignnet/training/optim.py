@@ -133,6 +133,11 @@ class GaussNewton(torch.optim.Optimizer):
         for name, wanted in self.modes.items():
             mode_width(name, wanted)
         self.stages = stages_of(schedule)
+        if converged is None and any(stage.epochs is None for stage in self.stages[:-1]):
+            raise ConfigError(
+                "optimizer.converged is null, so that no stage of optimizer.schedule is judged; give all but "
+                "the last their epochs"
+            )
         self.min_hits, self.tolerance, self.max_iterations = min_hits, tolerance, max_iterations
         self.tracks = Collection()
         self._sensors: SensorLayer | None = None
@@ -175,7 +180,12 @@ class GaussNewton(torch.optim.Optimizer):
     @property
     def stage(self) -> Stage:
         """What moves now."""
-        return self.stages[min(self._progress("stage"), len(self.stages) - 1)]
+        return self.stages[self.stage_number]
+
+    @property
+    def stage_number(self) -> int:
+        """Which one of `stages` that is."""
+        return min(self._progress("stage"), len(self.stages) - 1)
 
     @property
     def on_last_stage(self) -> bool:

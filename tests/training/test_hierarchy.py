@@ -224,6 +224,10 @@ def test_a_checkpoint_of_volumes_without_frames_is_refused():
         ({"schedule": [{"stave": 3}]}, r"schedule\[0\] is"),
         ({"schedule": [{"levels": ["stave"], "epochs": 0}]}, r"epochs is 0; expected a whole number"),
         ({"schedule": [{"levels": ["stave"], "epochs": 2}]}, r"the last stage ends with the training"),
+        (
+            {"schedule": [{"levels": ["stave"]}, {"levels": ["sensor"]}], "converged": None},
+            r"converged is null, so that no stage",
+        ),
         ({"levels": {"stave": WIDE | {"fixed": ["x"]}}}, r"levels\.stave\.fixed is \['x'\]"),
         ({"levels": {"stave": {"translation": 1.0}}}, r"prior of stave is"),
         ({"modes": {"curl": 1.0}}, r"modes\.curl is 1\.0; expected 0"),

@@ -26,6 +26,8 @@ from alignnet.physics import helix as hx
 from alignnet.physics.helix import Helix
 from alignnet.physics.trackfit import EventOrigins, residuals, solve
 from alignnet.physics.two_body import invariant_mass, meeting_point
+from alignnet.sensors.parametrisation import Phi
+from alignnet.sensors.sensor import SensorLayer
 
 _STEPS = 8
 _SETTLED = 1e-6  # of 1 + χ², that the last step may still have promised
@@ -75,8 +77,12 @@ class DecayChi2(HelixChi2):
         self.daughters = None if daughters is None else tuple(daughters)
 
     def parts(self, batch: Batch) -> list[Batch]:
-        """The batch itself."""
-        return [batch]
+        """The pairs of the batch; that a track has lost its partner is no failure of its fit."""
+        return [batch.take(pairs_of(batch).flatten())]
+
+    def forward(self, sensors: SensorLayer, batch: Batch, phi: Phi | None = None) -> Chi2:
+        """χ² of the pairs of a batch on sensors at Θ, or at the given Φ; differentiable in Φ and Θ."""
+        return super().forward(sensors, self.parts(batch)[0], phi)
 
     @torch.no_grad()
     def fit(self, planes: Plane, batch: Batch, start: Helix | None = None) -> Fit:

@@ -4,9 +4,9 @@
 
 A part of ITS2 (all layers, a sixth of the azimuth, 12 cm along the beam) is simulated and aligned once for
 each line, with the same particles, staves 30 µm and chips 10 µm off, these widths as priors. A table in
-Markdown (docs/results.md) on standard output: r.m.s. to the truth of all aligned sensors, rigid motions and weak modes
-removed, the statistical limit of that line's own data (what its fit believes), and the ratio to the line
-"as simulated". Each line's keys are those of `alignnet simulate` and `alignnet train`.
+Markdown (docs/results.md) on standard output: r.m.s. to the truth of all aligned sensors, rigid motions and
+weak modes removed, the statistical limit of that line's own data (what its fit believes), and the ratio to
+the line "as simulated". Each line's keys are those of `alignnet simulate` and `alignnet train`.
 """
 
 from __future__ import annotations

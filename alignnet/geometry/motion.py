@@ -213,8 +213,7 @@ class Moving:
         }
         for part, rows in zip(self.parts, self._rows, strict=True):
             sixes[part.level][rows] += part.fraction(first) * six_of(part.move)
-        rows = [(level, row) for level, of in self._moving.items() for row in of]
-        names = tuple(self.levels[level].names[row] for level, row in rows)
+        names = tuple(self.levels[level].names[row] for level, of in self._moving.items() for row in of)
         six = torch.cat([sixes[level][of] for level, of in self._moving.items()] or [torch.zeros(0, 6)])
         return Step(first, last, names, six, self._carried(list(sixes.values())))
 

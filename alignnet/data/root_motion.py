@@ -50,13 +50,12 @@ def write_motion(file: Any, motion: TrueMotion) -> None:
     """Write the tree into an open ROOT file; nothing where nothing moves."""
     if not len(motion.first):
         return
-    columns: dict[str, Any] = {
+    columns: dict[str, Array | Sequence[str]] = {
         "first_event": motion.first,
         "last_event": motion.last - 1,
         "volume": motion.volume,
     }
-    six = {name: motion.six[:, i] for i, name in enumerate(rigid.LOCAL_NAMES)}
-    write_columns(file, TREE, {**columns, **six})
+    write_columns(file, TREE, columns | {n: motion.six[:, i] for i, n in enumerate(rigid.LOCAL_NAMES)})
 
 
 def has_motion(path: str | Path) -> bool:

@@ -42,11 +42,8 @@ class SeriesWriter:
         count = -(-n_events // self.per_file)
         self.paths = [path] if per_file is None else [_numbered(path, k) for k in range(count)]
         self._last = n_events
-        self._of_all = detector, local_six, metadata
-        self._number, self._writer = 0, self._make(0)
-
-    def _make(self, number: int) -> SimulationWriter:
-        return SimulationWriter(self.paths[number], *self._of_all)
+        self._of = detector, local_six, metadata
+        self._number, self._writer = 0, SimulationWriter(self.paths[0], *self._of)
 
     def __enter__(self) -> SeriesWriter:
         self._writer.__enter__()
@@ -73,7 +70,7 @@ class SeriesWriter:
                 return
             self._writer.__exit__(None, None, None)
             self._number += 1
-            self._writer = self._make(self._number)
+            self._writer = SimulationWriter(self.paths[self._number], *self._of)
             self._writer.__enter__()
             if last == high:
                 return

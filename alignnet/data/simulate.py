@@ -9,10 +9,10 @@ some hits are lost.
 
 Not simulated: matter beyond the detector table's (dead edges, services, air, a thickness that varies over a
 sensor), the tails of multiple scattering but as `scattering_tail` models them, energy loss in anything but
-silicon, bremsstrahlung, decays of what goes through the detector, nuclear interactions, secondaries of
-these, fields that are not uniform or not along z, particles that curl back, pile-up, charge sharing, merged
-clusters, wrong hits other than `outlier_fraction` and `wrong_track_fraction` (noise is of no track), and any
-dependence of the resolution on angle or place.
+silicon, bremsstrahlung, decays of what goes through the detector, nuclear interactions, secondary particles
+of these, fields that are not uniform or not along z, particles that curl back, pile-up, charge sharing,
+merged clusters, wrong hits other than `outlier_fraction` and `wrong_track_fraction` (noise is of no track),
+and any dependence of the resolution on angle or place.
 
 Everything is in float64. Equal seeds give equal particles, kinks and smearing whatever the detector and its
 misalignment (`data.streams`), so that simulations can be compared hit by hit.

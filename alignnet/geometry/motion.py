@@ -213,9 +213,8 @@ class Moving:
         }
         for part, rows in zip(self.parts, self._rows, strict=True):
             sixes[part.level][rows] += part.fraction(first) * six_of(part.move)
-        moving = self._moving.items()
-        names = tuple(self.levels[level].names[row] for level, of in moving for row in of)
-        six = torch.cat([sixes[level][of] for level, of in moving] or [torch.zeros(0, 6)])
+        names = tuple(self.levels[level].names[row] for level, of in self._moving.items() for row in of)
+        six = torch.cat([sixes[level][of] for level, of in self._moving.items()] or [torch.zeros(0, 6)])
         return Step(first, last, names, six, self._carried(list(sixes.values())))
 
     def _carried(self, sixes: list[Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ from alignnet.cli.keys import check_keys
 from alignnet.data.datamodule import AlignmentData
 from alignnet.sensors.constraints import set_free
 
-COMMANDS = ("train", "evaluate", "simulate", "generate", "export", "convert")
+COMMANDS = ("train", "evaluate", "simulate", "generate", "find", "export", "convert")
 OPTIONS = sorted(path.relative_to(CONF) for path in Path(CONF).glob("*/*.yaml"))
 LEAVES = [option for option in OPTIONS if option.parts[0] not in ("experiment", "sample")]
 

@@ -52,8 +52,10 @@ def main(config: DictConfig) -> None:
         fit = TrackFit(detector, builder.systematic)
         finder = build(config.finder, builder=builder, scorer=scorer, fit=fit)
     truth = read_misalignment(path, nominal) if has_misalignment(path) else None
-    metadata = {"generator": f"alignnet {alignnet.__version__} find", "seed": None, "hits": str(path)}
-    metadata |= {"graph": plain(config.graph), "finder": plain(config.finder), "network": config.network}
+    metadata = {
+        **{"generator": f"alignnet {alignnet.__version__} find", "seed": None, "hits": str(path)},
+        **{"graph": plain(config.graph), "finder": plain(config.finder), "network": config.network},
+    }
     count, tally, total = Count(nominal), Tally(), count_entries(path, "tracks")
     with SimulationWriter(output, nominal, truth, metadata) as writer:
         parts = tracked(found_tracks(path, nominal, finder, tally, step), "tracks", total, step, log)
@@ -92,7 +94,7 @@ def network_of(run: Path) -> TrackletNetwork:
     """
     content = load_checkpoint(last_checkpoint(run))
     path = run / ".hydra" / "config.yaml"
-    node = OmegaConf.load(path).get("system") if path.is_file() else None
+    node = OmegaConf.select(OmegaConf.load(path), "system") if path.is_file() else None
     if node is None:
         raise CheckpointError(f"{run}: not the folder of a training of a network, {path} has no `system`")
     network = build(node)

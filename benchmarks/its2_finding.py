@@ -35,13 +35,43 @@ def main() -> None:
     parser.add_argument("--multiplicities", type=int, nargs="+", default=[50, 100, 200, 500, 1000])
     parser.add_argument("--tracks", type=int, default=4000, help="simulated at each multiplicity")
     parser.add_argument("--vertex", nargs="+", default=["found", "unknown"])
+    parser.add_argument("--table", action="store_true", help="only print what OUT.json has, as Markdown")
     given = parser.parse_args()
+    if given.table:
+        print(table(json.loads(given.out.read_text())))
+        return
     torch.set_num_threads(1)
     for vertex in given.vertex:
         for n_tracks in given.multiplicities:
             for entry in compared(given.run, vertex, n_tracks, max(2, given.tracks // n_tracks)):
                 add(given.out, entry)
                 print(json.dumps({k: v for k, v in entry.items() if "/" not in k}), flush=True)
+
+
+COLUMNS = {
+    "edge_purity": "edge purity", "edge_efficiency": "edge efficiency", "efficiency": "track efficiency",
+    "efficiency_perfect": "perfect", "fakes": "fakes", "duplicates": "duplicates",
+}  # fmt: skip
+
+
+def table(entries: list[dict[str, Any]]) -> str:
+    """A row an entry, by vertex and multiplicity; then the efficiencies in bins of p_T."""
+    entries = sorted(entries, key=lambda e: (e["vertex"], e["tracks_per_event"], e["finder"]))
+    spent = "seconds_per_event/"
+    lines = ["| vertex | tracks | finder | " + " | ".join(COLUMNS.values()) + " | CPU s an event |"]
+    lines.append("|---" * (len(COLUMNS) + 4) + "|")
+    for entry in entries:
+        seconds = sum(value for name, value in entry.items() if name.startswith(spent))
+        cells = [entry["vertex"], f"{entry['tracks_per_event']:,}", entry["finder"]]
+        cells += [f"{entry[name]:.4f}" for name in COLUMNS] + [f"{seconds:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    bins = [name for name in entries[0] if name.startswith("efficiency/")]
+    lines += ["", "| vertex | tracks | finder | " + " | ".join(b.partition("/")[2] for b in bins) + " |"]
+    lines.append("|---" * (len(bins) + 3) + "|")
+    for entry in entries:
+        cells = [entry["vertex"], f"{entry['tracks_per_event']:,}", entry["finder"]]
+        lines.append("| " + " | ".join([*cells, *(f"{entry[name]:.3f}" for name in bins)]) + " |")
+    return "\n".join(lines)
 
 
 def compared(run: Path, vertex: str, n_tracks: int, n_events: int) -> list[dict[str, Any]]:

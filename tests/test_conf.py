@@ -19,7 +19,9 @@ from alignnet.data.datamodule import AlignmentData
 from alignnet.data.root_alignment import read_alignment_table
 from alignnet.sensors.constraints import set_free
 
-COMMANDS = ("trackfinding", "train", "evaluate", "simulate", "generate", "export", "convert", "watch")
+COMMANDS = (
+    "trackfinding", "train", "evaluate", "simulate", "generate", "find", "export", "convert", "watch"
+)  # fmt: skip
 OPTIONS = sorted(path.relative_to(CONF) for path in Path(CONF).glob("*/*.yaml"))
 LEAVES = [option for option in OPTIONS if option.parts[0] not in ("experiment", "sample")]
 

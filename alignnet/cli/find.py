@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -53,12 +52,10 @@ def main(config: DictConfig) -> None:
         fit = TrackFit(detector, builder.systematic)
         finder = build(config.finder, builder=builder, scorer=scorer, fit=fit)
     truth = read_misalignment(path, nominal) if has_misalignment(path) else None
-    metadata: dict[str, Any] = {
-        "generator": f"alignnet {alignnet.__version__} find",
-        "seed": None,
-        "hits": str(path),
+    metadata = {
+        **{"generator": f"alignnet {alignnet.__version__} find", "seed": None, "hits": str(path)},
+        **{"graph": plain(config.graph), "finder": plain(config.finder), "network": config.network},
     }
-    metadata |= {"graph": plain(config.graph), "finder": plain(config.finder), "network": config.network}
     count, tally, total = Count(nominal), Tally(), count_entries(path, "tracks")
     with SimulationWriter(output, nominal, truth, metadata) as writer:
         parts = tracked(found_tracks(path, nominal, finder, tally, step), "tracks", total, step, log)

@@ -26,7 +26,7 @@ from alignnet.physics import helix as hx
 from alignnet.physics.helix import Helix
 from alignnet.physics.trackfit import EventOrigins, residuals, solve
 from alignnet.physics.two_body import invariant_mass, meeting_point
-from alignnet.sensors.parametrisation import Phi
+from alignnet.sensors.parametrisation import Phi, ShapedPhi
 from alignnet.sensors.sensor import SensorLayer
 
 _STEPS = 8
@@ -80,7 +80,7 @@ class DecayChi2(HelixChi2):
         """The pairs of the batch; that a track has lost its partner is no failure of its fit."""
         return [batch.take(pairs_of(batch).flatten())]
 
-    def forward(self, sensors: SensorLayer, batch: Batch, phi: Phi | None = None) -> Chi2:
+    def forward(self, sensors: SensorLayer, batch: Batch, phi: Phi | ShapedPhi | None = None) -> Chi2:
         """χ² of the pairs of a batch on sensors at Θ, or at the given Φ; differentiable in Φ and Θ."""
         return super().forward(sensors, self.parts(batch)[0], phi)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -96,15 +96,13 @@ class SimulatedEvents:
         self.detector, self.multiplicities = its2(b_z=b_z), tuple(multiplicities)
         local = None if misalignment is None else misalignment(self.detector)
         gun = ParticleGun(spectrum="thermal", pt_max=10.0, vertex_resolution=None) if gun is None else gun
-        options: dict[str, Any] = {
-            "noise_per_sensor": noise_per_sensor,
-            "hit_efficiency": hit_efficiency,
-            "min_hits": 1,
-        }
         self.simulations = {
-            n: Simulation(replace(gun, n_tracks_per_event=n), self.detector, local, **options)
+            n: Simulation(
+                replace(gun, n_tracks_per_event=n), self.detector, local, min_hits=1,
+                noise_per_sensor=noise_per_sensor, hit_efficiency=hit_efficiency,
+            )
             for n in self.multiplicities
-        }
+        }  # fmt: skip
 
     def draw(self, n_events: int, rng: torch.Generator) -> Events:
         """So many events, which depend on the generator's state alone."""

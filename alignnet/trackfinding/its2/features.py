@@ -31,10 +31,10 @@ def edge_features(hits: Hits, graph: Graph, errors: Errors) -> Tensor:
     kappa, dip = found.kappa, found.tan_lambda
     limit = errors.kappa_max
     sigma = errors.of_kappa(hits, graph.pairs, kappa, dip)
-    known = graph.vertex_z is not None
-    vertex = torch.zeros_like(kappa) if graph.vertex_z is None else graph.vertex_z[hits.event[inner]]
+    nowhere = torch.full_like(kappa, torch.nan)
+    vertex = nowhere if graph.vertex_z is None else graph.vertex_z[hits.event[inner]]
     off = (found.z0 - vertex) / errors.of_z0(hits, graph.pairs, kappa.abs() + sigma, dip)
-    off = torch.where(dip < 0, -off, off).clamp(-8, 8) / 4 if known else torch.zeros_like(kappa)
+    off = torch.where(dip < 0, -off, off).clamp(-8, 8).nan_to_num(0.0) / 4
     count = torch.bincount(hits.event, minlength=1).double()
     columns = [
         (hits.layer[outer] - hits.layer[inner] > 1).double(),
@@ -44,7 +44,7 @@ def edge_features(hits: Hits, graph: Graph, errors: Errors) -> Tensor:
         dip.abs().clamp_max(8),
         (sigma / limit).log().clamp(-8, 4) / 4,
         off,
-        torch.full_like(kappa, 0.0 if known else 1.0),
+        vertex.isnan().double(),
         count[hits.event[inner]].clamp_min(1).log() / 10,
     ]
     return torch.cat([F.one_hot(hits.layer[inner], _LAYERS), torch.stack(columns, -1)], -1).float()

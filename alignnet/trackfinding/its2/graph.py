@@ -28,7 +28,7 @@ class Graph(NamedTuple):
     pairs: Tensor  # (2, edges) int64 rows of inner and outer hits
     tracklets: Tracklets  # of the edges
     cells: Cells  # pairs of edges that agree
-    vertex_z: Tensor | None  # (events,) [cm] as found; None where it was not looked for
+    vertex_z: Tensor | None  # (events,) [cm] as found, NaN where it was not; None if not looked for
 
     @property
     def n_edges(self) -> int:

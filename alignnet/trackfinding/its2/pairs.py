@@ -43,15 +43,15 @@ class Windows:
             hits: sorted as `Hits` are.
             inner: layer.
             outer: a layer further out.
-            vertex_z: of each event (events,) [cm], or None where it is not known.
+            vertex_z: of each event (events,) [cm], NaN where it is not known, or None for all of them.
         """
         first, second = (hits.layer == layer for layer in (inner, outer))
         if not bool(first.any() and second.any()):
             return torch.zeros(2, 0, dtype=torch.int64)
         near, far = hits.radius[first], hits.radius[second]
-        reach = 0.5 * self._kappa_limit(near, far, inner) * (far.max() - near.min())
-        window = float(reach.clamp_max(0.9).asin()) * 1.1 + 1e-9
-        return self.chosen(hits, within(hits, first, outer, window), vertex_z)
+        sine = 0.5 * self._kappa_limit(near, far, inner) * (far.max() - near.min())
+        reach = 1.1 * float(sine.clamp_max(0.9).asin()) + 1e-9
+        return self.chosen(hits, within(hits, first, outer, reach), vertex_z)
 
     def chosen(self, hits: Hits, pairs: Tensor, vertex_z: Tensor | None) -> Tensor:
         """Those of some pairs (2, pairs) whose curvature and z₀ one particle may have."""
@@ -64,11 +64,12 @@ class Windows:
         pairs, found, width = pairs[:, inside], type(found)(*(f[inside] for f in found)), width[inside]
         if vertex_z is None:
             return pairs[:, found.z0.abs() < self.z_max]
-        kappa = found.kappa.abs() + width
+        kappa, vertex = found.kappa.abs() + width, vertex_z[hits.event[pairs[0]]]
         sigma = torch.hypot(
             errors.of_z0(hits, pairs, kappa, found.tan_lambda), torch.full_like(kappa, self.vertex_error)
         )
-        return pairs[:, (found.z0 - vertex_z[hits.event[pairs[0]]]).abs() < self.n_sigma * sigma]
+        near = (found.z0 - vertex).abs() < self.n_sigma * sigma
+        return pairs[:, torch.where(vertex.isnan(), found.z0.abs() < self.z_max, near)]
 
     def _kappa_limit(self, near: Tensor, far: Tensor, inner: int) -> Tensor:
         """A curvature [1/cm] beyond those that `chosen` lets pass, of hits at these radii."""

@@ -92,6 +92,21 @@ def test_the_vertex_is_found(few):
     assert (vertex_z(few.hits, windows) - truth).abs().max() < 0.01
 
 
+def test_an_event_far_off_is_searched_without_a_vertex(few):
+    """Its few tracklets do not say where it is, and pairs from everywhere are taken."""
+    hits = few.hits
+    inner = (hits.layer <= 2) & (hits.event == 0)
+    left = hits.take((~inner).nonzero().squeeze(-1))
+    windows = GraphBuilder(DETECTOR).windows
+    z = vertex_z(left, windows)
+    assert z.isnan().tolist() == [True, False]
+    pairs = windows.pairs(left, 3, 4, z)
+    first = left.event[pairs[0]] == 0
+    unlimited = windows.pairs(left, 3, 4, None)
+    assert rows(pairs[:, first]) == rows(unlimited[:, left.event[unlimited[0]] == 0])
+    assert len(pairs[0, ~first]) < len(unlimited[0, left.event[unlimited[0]] == 1])
+
+
 def test_medians_of_groups():
     group = torch.tensor([2, 0, 2, 0, 2, 0, 0])
     value = torch.tensor([9.0, 1.0, 7.0, 4.0, 8.0, 3.0, 2.0], dtype=torch.float64)

@@ -22,6 +22,7 @@ from alignnet.sensors.constraints import set_free
 COMMANDS = (
     "trackfinding", "train", "evaluate", "simulate", "generate", "find", "export", "convert", "watch"
 )  # fmt: skip
+OURS = {"terms", "weight", "sets"}  # of the objective, beside the arguments of what a section makes
 OPTIONS = sorted(path.relative_to(CONF) for path in Path(CONF).glob("*/*.yaml"))
 LEAVES = [option for option in OPTIONS if option.parts[0] not in ("experiment", "sample")]
 
@@ -48,7 +49,7 @@ def test_an_option_names_arguments_that_its_target_has(option):
     assert found or "defaults" in node or option in plain
     for target, names in found:
         takes = inspect.signature(get_object(target)).parameters
-        assert set(names) <= set(takes), f"{target} takes {', '.join(takes)}"
+        assert set(names) - OURS <= set(takes), f"{target} takes {', '.join(takes)}"
 
 
 def test_the_sections_of_a_training_name_arguments_that_exist():
@@ -59,7 +60,7 @@ def test_the_sections_of_a_training_name_arguments_that_exist():
         (config.trainer, Trainer),
         (config.early_stop, EarlyStopping),
     ):
-        assert set(section) <= set(inspect.signature(takes).parameters)
+        assert set(section) - OURS <= set(inspect.signature(takes).parameters)
 
 
 def test_an_option_gives_every_argument_that_has_a_default():
@@ -100,7 +101,7 @@ def test_an_experiment_composes_and_its_parts_can_be_built(experiment):
     config = configured("train", f"experiment={experiment}")
     assert config.data.files
     for target, names in calls(config):
-        assert set(names) <= set(inspect.signature(get_object(target)).parameters)
+        assert set(names) - OURS <= set(inspect.signature(get_object(target)).parameters)
     build(config.optimizer)
 
 

@@ -54,7 +54,7 @@ def main(config: DictConfig) -> None:
 
 def _motion(config: DictConfig) -> Motion | Together | None:
     """What moves in time; the key `time` is a group."""
-    return None if config.time is None else _built(config.time)
+    return _built(config.time) if config.get("time") is not None else None
 
 
 def _checked(config: DictConfig) -> tuple[Path, int, int]:

@@ -218,7 +218,9 @@ def _linearised_pairs(
     metric = projected.transpose(-1, -2) @ projected * weight[:, None, None]
     epsilon = _standard_normal(r, batch, seed) * weight.sqrt()[:, None]
     force, noise = _forces(projected, r * weight[:, None]), _forces(projected, epsilon)
-    levers = (_used(lever[pairs].flatten(1, 2), weight) for lever in _levers(sensors, planes, fit, batch))
+    slope, arm = _levers(sensors, planes, fit, batch)
+    of_hits = (slope, arm, _response(sensors, planes, slope, arm, batch))
+    levers = (_used(lever[pairs].flatten(1, 2), weight) for lever in of_hits)
     stored = [t.to(dtype) for t in (*levers, force, noise, metric)]
     event, none = torch.arange(n, device=pairs.device), (r.new_zeros(n, 0, 3), r.new_zeros(0, 3, 3))
     shared = batch.sensor[pairs].flatten(1), batch.is_hit[pairs].flatten(1)

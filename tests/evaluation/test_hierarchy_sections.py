@@ -39,7 +39,7 @@ def weak_modes():
     names = ModeAmplitudes(DETECTOR).names
     sigma = torch.full((len(names),), 2 * UM, dtype=torch.float64)
     sigma[names.index("curl")] = torch.inf
-    errors = ModeErrors(names, sigma, sigma / 2, torch.full_like(sigma, torch.inf))
+    errors = ModeErrors(names, sigma, sigma / 2, *[torch.full_like(sigma, torch.inf)] * 2)
     truth = Composed([WeakMode("radial", 50 * UM), WeakMode("twist", 1 * UM)])(DETECTOR)
     start = torch.zeros_like(truth)
     return mode_metrics(DETECTOR, errors, EVERYONE, start, 0.9 * truth, truth)
@@ -78,7 +78,7 @@ def test_tables_and_sections_say_what_was_found():
     metrics = {"weak_modes": weak_modes(), "volumes": volumes()}
     text = printed(tables.mode_table(metrics["weak_modes"]))
     (line,) = [line for line in text.splitlines() if line.split()[:1] == ["radial"]]
-    assert re.split(r"\s+", line.strip())[1:] == ["2.00", "1.00", "∞", "50.0", "45.0", "5.00", "seen"]
+    assert re.split(r"\s+", line.strip())[1:] == ["2.00", "1.00", "∞", "∞", "50.0", "45.0", "5.00", "seen"]
     assert "invisible" in next(line for line in text.splitlines() if line.split()[:1] == ["curl"])
     assert "stave" in printed(tables.volume_level_table(metrics["volumes"]))
     report = Report(metrics, DETECTOR, torch.zeros(len(DETECTOR), 6))

@@ -16,7 +16,8 @@ from alignnet.solvers.linearised import linearise
 from alignnet.solvers.mode_errors import ModeErrors
 from alignnet.solvers.spectrum import Spectrum
 from alignnet.training.module import AlignmentModule
-from alignnet.training.optim import GaussNewton
+from alignnet.training.optim import GaussNewton, PreconditionedSGD
+from alignnet.training.schedule import SENSOR
 from alignnet.training.uncertainty import Uncertainty
 from alignnet.training.volume_answers import Placed, carried_errors, level_answers
 
@@ -83,11 +84,11 @@ def answer_of(
     return Answer(local, error, n_hits, status, error_draws, *rest)
 
 
-def _trained(module: AlignmentModule) -> GaussNewton | None:
+def _trained(module: AlignmentModule) -> GaussNewton | PreconditionedSGD | None:
     """The optimiser that the module was trained with, where it knows of volumes."""
     trainer = getattr(module, "_trainer", None)
     used = trainer.optimizers[0] if trainer is not None and trainer.optimizers else None
-    return used if isinstance(used, GaussNewton) else None
+    return used if isinstance(used, GaussNewton | PreconditionedSGD) else None
 
 
 def _solver(module: AlignmentModule, layer: SensorLayer) -> GaussNewton:
@@ -98,11 +99,15 @@ def _solver(module: AlignmentModule, layer: SensorLayer) -> GaussNewton:
     if isinstance(used, GaussNewton):
         solver = module.make_optimizer([layer.theta])
         assert isinstance(solver, GaussNewton)
+    elif isinstance(used, PreconditionedSGD) and tuple(used.wanted) != (SENSOR,):
+        above = {name: None for name in used.wanted if name != SENSOR}
+        solver = GaussNewton([layer.theta], levels=above, schedule=[{"levels": list(used.wanted)}])
     else:
         solver = GaussNewton([layer.theta], levels={"half_barrel": None, "stave": None})
     solver.attach(module.detector, layer)
     trained = _trained(module)
-    solver.go_to(len(solver.stages) - 1 if trained is None else trained.stages.index(trained.stage))
+    last = len(solver.stages) - 1
+    solver.go_to(trained.stage_number if isinstance(trained, GaussNewton) else last)
     return solver
 
 

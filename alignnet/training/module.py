@@ -70,8 +70,13 @@ class AlignmentModule(L.LightningModule):
             raise ConfigError(
                 f"optimizer: {error}; a value that it does not take, or of the wrong kind"
             ) from error
-        if isinstance(optimizer, GaussNewton):
+        if isinstance(optimizer, GaussNewton | PreconditionedSGD):
             optimizer.attach(self.detector, self.sensors)
+        if isinstance(optimizer, PreconditionedSGD) and optimizer.levels and self.local_training:
+            raise ConfigError(
+                "optimizer.levels does not go with averaging, which is of sensors: leave one out"
+            )
+        if isinstance(optimizer, GaussNewton):
             self.automatic_optimization = False
         return optimizer
 

@@ -30,7 +30,16 @@ from alignnet.solvers.linearised import Block
 from alignnet.solvers.pcg import Solution
 from alignnet.solvers.penalised import PenalisedPreconditioner
 from alignnet.training.preconditioned_sgd import PreconditionedSGD, largest_eigenvalue
-from alignnet.training.priors import HeldModes, Modes, absent, held_modes, level_prior, mode_width, pair
+from alignnet.training.priors import (
+    USUAL_LEVELS,
+    HeldModes,
+    Modes,
+    absent,
+    held_modes,
+    level_prior,
+    mode_width,
+    pair,
+)
 from alignnet.training.schedule import SENSOR, Stage, present, stages_of
 from alignnet.training.unknowns import Unknowns
 
@@ -39,8 +48,6 @@ __all__ = ["GaussNewton", "PreconditionedSGD", "StepReport", "largest_eigenvalue
 _SINGLE = 30_000  # unknowns beyond which the factor of their matrix is in single precision
 _SETTLE = 3  # corrections of constraints, each some thousandth of the one before
 _FAR = 10.0  # standard deviations in every unknown: from nearer, the tolerance is of the gradient there
-# Priors for these may stand in a configuration that serves detectors without them.
-_USUAL_LEVELS = ("half_barrel", "layer", "stave", "half_stave", "module")
 
 
 @dataclass(frozen=True)
@@ -124,6 +131,11 @@ class GaussNewton(torch.optim.Optimizer):
         for name, wanted in self.modes.items():
             mode_width(name, wanted)
         self.stages = stages_of(schedule)
+        if converged is None and any(stage.epochs is None for stage in self.stages[:-1]):
+            raise ConfigError(
+                "optimizer.converged is null, so that no stage of optimizer.schedule is judged; give all but "
+                "the last their epochs"
+            )
         self.min_hits, self.tolerance, self.max_iterations = min_hits, tolerance, max_iterations
         self.tracks = Collection()
         self._sensors: SensorLayer | None = None
@@ -146,9 +158,9 @@ class GaussNewton(torch.optim.Optimizer):
                 "optimizer.sensor_prior is for six degrees of freedom a sensor; "
                 "set optimizer.sensor_prior=null with sensors.parametrisation=affine"
             )
-        unknown = absent([*self.level_priors, *self.zero_mean], detector, _USUAL_LEVELS, "optimizer.levels")
+        unknown = absent([*self.level_priors, *self.zero_mean], detector, USUAL_LEVELS, "optimizer.levels")
         wanted = {n: prior for n, prior in self.level_priors.items() if n not in unknown}
-        self.stages = present(self.stages, wanted, [*unknown, *_USUAL_LEVELS])
+        self.stages = present(self.stages, wanted, [*unknown, *USUAL_LEVELS])
         self._sensors = sensors
         self._levels = [level(detector, sensors, n, one.sigma, one.fixed) for n, one in wanted.items()]
         self._unknowns = Unknowns(detector, sensors, self._levels, self._own_basis())
@@ -165,7 +177,12 @@ class GaussNewton(torch.optim.Optimizer):
     @property
     def stage(self) -> Stage:
         """What moves now."""
-        return self.stages[min(self._progress("stage"), len(self.stages) - 1)]
+        return self.stages[self.stage_number]
+
+    @property
+    def stage_number(self) -> int:
+        """Which one of `stages` that is."""
+        return min(self._progress("stage"), len(self.stages) - 1)
 
     @property
     def on_last_stage(self) -> bool:

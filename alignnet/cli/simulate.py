@@ -54,7 +54,7 @@ def main(config: DictConfig) -> None:
 
 def _motion(config: DictConfig) -> Motion | Together | None:
     """What moves in time; the key `time` is a group."""
-    return _built(config.time) if config.get("time") is not None else None
+    return None if config.get("time") is None else _built(config.time)
 
 
 def _checked(config: DictConfig) -> tuple[Path, int, int]:
@@ -99,7 +99,7 @@ def _metadata(config: DictConfig) -> dict[str, Any]:
     recipe = {
         key: OmegaConf.to_container(config[key], resolve=True)
         for key in (*_RECIPE, "time")
-        if config[key] is not None
+        if config.get(key) is not None
     }
     return {
         "generator": f"alignnet {alignnet.__version__}",

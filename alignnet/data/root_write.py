@@ -148,9 +148,11 @@ class SimulationWriter:
             )
             self._stack.__exit__(SchemaError, error, None)
             raise error
-        if kind is None:
+        if kind is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
             write_motion(self._file, motion_of(self._steps))
-        self._stack.__exit__(kind, error, trace)
 
 
 def write_sensors(file: Any, detector: Detector) -> None:

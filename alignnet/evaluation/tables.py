@@ -99,7 +99,7 @@ def mode_table(found: Mapping[str, Any]) -> Table:
     """Each weak mode [µm at the edge]: its errors, what was found, and the verdict."""
     table = _table(f"Weak modes, amplitude at the edge [µm], to be known to {found['aim_um']:g}", "mode")
     known = any("injected_um" in row for row in found["modes"].values())
-    for above, name in (("error", "σ"), ("", "alone"), ("", "prior")):
+    for above, name in (("error", "σ"), ("", "alone"), ("prior", "σ"), ("", "alone")):
         _column(table, above, name)
     for name in ("injected", "found", "left") if known else ("found",):
         _column(table, "", name)
@@ -107,7 +107,10 @@ def mode_table(found: Mapping[str, Any]) -> Table:
     for name, row in found["modes"].items():
         open_ = MISSING if row["verdict"] == "unknown" else "∞"
         errors = [_short(row["sigma_um"]) if row["sigma_um"] is not None else open_]
-        errors += ["∞" if row[key] is None else _short(row[key]) for key in ("alone_um", "prior_um")]
+        errors += [
+            "∞" if row[key] is None else _short(row[key])
+            for key in ("alone_um", "prior_um", "prior_alone_um")
+        ]
         keys = ("injected_um", "found_um", "residual_um") if known else ("found_um",)
         table.add_row(name, *errors, *(_short(row[key]) for key in keys), row["verdict"])
     return table

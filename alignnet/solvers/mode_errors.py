@@ -5,7 +5,8 @@ unknowns, priors and penalties in it, and E what these displace,
 
     σ_a² = pᵀ E A⁻¹ Eᵀ p          all else free,
     σ_alone⁻² = mᵀ H m            the sensors moving along the mode m only, by the tracks alone,
-    σ_prior² = pᵀ E W⁻¹ Eᵀ p      before there are tracks: W of priors and penalties.
+    σ_prior² = pᵀ E W⁻¹ Eᵀ p      before there are tracks: W of priors and penalties,
+    σ_prior,alone⁻² = min xᵀ W x  of the unknowns x that move the sensors along the mode only, E x = m.
 
 The first is at most the third and, where there are no priors, at least the second. With priors it may be
 less: what tracks tell of other motions sharpens what priors tell of this one, which tracks need not feel.
@@ -21,6 +22,7 @@ from torch import Tensor
 from alignnet.solvers.constrained import constraints_of, minimised
 from alignnet.solvers.errors import exact_errors
 from alignnet.solvers.levels import Hierarchical, Preconditioner
+from alignnet.solvers.pcg import BlockJacobi, conjugate_gradients
 
 _NULL = (
     1e-6  # of what a sensor's hits alone would leave open of an amplitude, that motions nothing knows of may
@@ -34,7 +36,8 @@ class ModeErrors(NamedTuple):
     names: tuple[str, ...]
     sigma: Tensor  # all else free
     alone: Tensor  # by the tracks, if the sensors moved along the mode only
-    prior: Tensor  # without tracks
+    prior: Tensor  # without tracks, all else free
+    prior_alone: Tensor  # by the priors, if the sensors moved along the mode only
 
 
 def mode_errors(
@@ -69,7 +72,9 @@ def mode_errors(
         variance = torch.stack(rows) if rows else p.new_zeros(0)
     seen = torch.stack([(one * system.problem(one)).sum() for one in m]) if len(m) else p.new_zeros(0)
     alone = torch.where(seen > 0, seen.clamp_min(1e-300).rsqrt(), torch.inf)
-    return ModeErrors(names, variance.clamp_min(0.0).sqrt(), alone, prior_errors(system, p))
+    return ModeErrors(
+        names, variance.clamp_min(0.0).sqrt(), alone, prior_errors(system, p), _prior_alone(system, m)
+    )
 
 
 def prior_errors(system: Hierarchical, forms: Tensor) -> Tensor:
@@ -89,6 +94,55 @@ def prior_errors(system: Hierarchical, forms: Tensor) -> Tensor:
         variance = torch.where(loose, _penalised_alone(forms, system.penalties), reduced)
         loose = loose & variance.isinf()
     return torch.where(loose, torch.inf, variance.clamp_min(0.0).sqrt())
+
+
+def _prior_alone(system: Hierarchical, motions: Tensor) -> Tensor:
+    """What priors say of sensors that move along each mode only [cm] (modes,); infinite where nothing."""
+    energy = torch.stack([_least_energy(system, motion) for motion in motions]) if len(motions) else motions
+    seen = energy > 0
+    return torch.where(seen, energy.clamp_min(1e-300).rsqrt(), torch.inf).reshape(len(motions))
+
+
+def _least_energy(system: Hierarchical, motion: Tensor) -> Tensor:
+    """The least xᵀWx with E x = m, the volumes taking of m what is cheapest for them.
+
+    min over x_l of (m − Σ Z_l x_l)ᵀ W_s (m − Σ Z_l x_l) + Σ x_lᵀ W_l x_l, plus the penalties' (c · m)².
+    """
+    weight = system.sensor_weight.expand_as(system.own) * system.own
+    blocks = torch.diag_embed(weight)
+    if system.basis is not None:
+        back = torch.linalg.pinv(system.basis)
+        blocks = back.mT @ blocks @ back
+    levels, penalty = system.levels, system.penalised(motion).square().sum()
+    pull = (blocks @ motion[..., None]).squeeze(-1)
+    energy = (motion * pull).sum() + penalty
+    if not levels or not bool(pull.any()):
+        return energy
+
+    def collected(force: Tensor) -> Tensor:
+        return torch.cat([level.restrict(force).flatten() for level in levels])
+
+    def parts(x: Tensor) -> list[Tensor]:
+        sizes = [6 * level.n_groups for level in levels]
+        return [part.view(-1, 6) for part in x.split(sizes)]
+
+    def matrix(x: Tensor) -> Tensor:
+        split = parts(x)
+        moved = sum((level.prolong(part) for level, part in zip(levels, split, strict=True)), 0 * motion)
+        held = torch.cat([(part * level.weight).flatten() for level, part in zip(levels, split, strict=True)])
+        return collected((blocks @ moved[..., None]).squeeze(-1)) + held
+
+    inverses = []
+    for level in levels:
+        own = level.basis.mT @ blocks @ level.basis
+        total = own.new_zeros(level.n_groups, 6, 6).index_add_(0, level.group, own)
+        inverses.append(BlockJacobi(total + torch.diag(level.weight)))
+
+    def inverse(x: Tensor) -> Tensor:
+        return torch.cat([one(part).flatten() for one, part in zip(inverses, parts(x), strict=True)])
+
+    force = collected(pull)
+    return energy - (force * conjugate_gradients(matrix, force, inverse, 1e-5, 500).x).sum()
 
 
 def _penalised_alone(forms: Tensor, penalties: Tensor) -> Tensor:

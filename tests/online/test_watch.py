@@ -200,22 +200,33 @@ def _comes_to_its_end(inbox: Path, folder: Path, step: Callable[[str], None]) ->
 
 
 def test_sigkill_at_any_moment_loses_and_repeats_nothing(files, undisturbed, tmp_path):
-    folder, chance = tmp_path / "out", random.Random(5)
-    for attempt in range(200):
-        child = os.fork()
-        if child == 0:
-            try:
-                finished(files[0].parent, folder)
-            finally:
-                os._exit(0)
-        time.sleep(chance.uniform(0.0, 0.5 + 0.05 * attempt))  # longer and longer, for slow machines
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        if os.WIFEXITED(status):
-            break
-    else:
-        pytest.fail("it never came to its end")
-    assert_same(left(folder), left(undisturbed))
+    """Processes that live for a part of what all files take, until at least ten were killed at work."""
+    chance, began = random.Random(5), time.monotonic()
+    finished(files[0].parent, tmp_path / "timed")
+    life, kills, round_ = (time.monotonic() - began) / 4, 0, 0
+    for _ in range(100):
+        folder = tmp_path / f"out{round_}"
+        if not _killed_at_work(files[0].parent, folder, chance.uniform(0.0, life)):
+            assert_same(left(folder), left(undisturbed))
+            if kills >= 10:
+                return
+            round_, life = round_ + 1, life / 2
+        else:
+            kills, life = kills + 1, 1.1 * life  # on a machine that has become slower, too, some file is done
+    pytest.fail("it never came to its end")
+
+
+def _killed_at_work(inbox: Path, folder: Path, after: float) -> bool:
+    """Start a watch in a process of its own; False where it has come to its end before it was killed."""
+    child = os.fork()
+    if child == 0:
+        try:
+            finished(inbox, folder)
+        finally:
+            os._exit(0)
+    time.sleep(after)
+    os.kill(child, signal.SIGKILL)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
 def test_every_file_once_whatever_it_is_called(files, undisturbed, tmp_path):

@@ -51,7 +51,8 @@ def errors_of(detector, source, vertex, dense=True, n_events=200, **options):
 
 
 def words(errors):
-    rows = zip(errors.names, errors.sigma.tolist(), errors.prior.tolist(), errors.alone.tolist(), strict=True)
+    parts = (errors.sigma, errors.prior, errors.alone, errors.prior_alone)
+    rows = zip(errors.names, *(part.tolist() for part in parts), strict=True)
     return {name: verdict(*row) for name, *row in rows}
 
 
@@ -196,6 +197,30 @@ def test_injected_modes_are_recovered_within_their_errors():
     assert seen
 
 
+@pytest.mark.parametrize("modes", [{}, {"radial": {"sigma": 3 * UM}}])
+def test_priors_along_a_mode_are_the_inverse_of_the_sensors_covariance(modes):
+    errors, (system, _) = errors_of(DETECTOR, GUN, "given", modes=modes, **PRIORS)
+    n = system.own.numel()
+    unit = torch.eye(len(system), dtype=torch.float64)
+    moves = torch.stack([system.expand(one).flatten() for one in unit], -1)
+    covariance = moves @ torch.diag(1 / system.weight) @ moves.T
+    motions = ModeAmplitudes(DETECTOR).motions.view(-1, n)
+    energy = (motions * torch.linalg.solve(covariance, motions.T).T).sum(1)
+    for penalty in system.penalties:
+        energy += (motions @ penalty.flatten()).square()
+    assert torch.allclose(errors.prior_alone, energy.rsqrt(), rtol=1e-5, atol=0)
+    assert (errors.sigma < errors.prior).all()
+
+
+def test_modes_that_bend_stiff_staves_are_assumed():
+    stiff = {"levels": {"stave": STAVE}, "sensor_prior": {"translation": 3 * UM, "rotation": 1e-5}}
+    found = words(errors_of(DETECTOR, GUN, "given", **stiff)[0])
+    assert found["bowing"] == found["twist"] == "assumed"
+    assert found["radial"] == "seen"  # which moves staves as a whole
+    loose = words(errors_of(DETECTOR, GUN, "given", **PRIORS)[0])
+    assert "assumed" not in (loose["bowing"], loose["twist"])
+
+
 @pytest.mark.parametrize(
     ("sigma", "prior", "alone", "word"),
     [
@@ -213,3 +238,9 @@ def test_injected_modes_are_recovered_within_their_errors():
 )
 def test_the_rule_of_the_verdict(sigma, prior, alone, word):
     assert verdict(sigma, prior, alone) == word
+
+
+def test_priors_that_say_more_than_tracks_make_a_mode_assumed():
+    assert verdict(1 * UM, 10 * UM, 2 * UM, 3 * UM) == "seen"
+    assert verdict(1 * UM, 10 * UM, 2 * UM, 1 * UM) == "assumed"
+    assert verdict(1 * UM, 10 * UM, 300 * UM, 1 * UM) == "invisible"

@@ -16,6 +16,7 @@ _WORDS = {
     "seen": "known as well as asked for",
     "weak": "known less well than that",
     "invisible": "not told by these tracks",
+    "assumed": "told by priors more than by these tracks",
     "held": "held by a constraint",
     "unknown": "the solve did not end",
 }
@@ -59,8 +60,8 @@ def weak_modes(report: Report) -> Html:
     if not modes:
         return Html("")
     known = any("injected_um" in row for row in modes.values())
-    names = ["σ", "σ along it alone", "σ without tracks", "found"]
-    keys = ["sigma_um", "alone_um", "prior_um", "found_um"]
+    names = ["σ", "σ along it alone", "σ without tracks", "the same along it alone", "found"]
+    keys = ["sigma_um", "alone_um", "prior_um", "prior_alone_um", "found_um"]
     if known:
         names += ["injected", "left"]
         keys += ["injected_um", "residual_um"]
@@ -68,7 +69,7 @@ def weak_modes(report: Report) -> Html:
     columns += [Column("recovered [%]")] if known else []
     rows = []
     for name, row in modes.items():
-        cells = [_open(row.get(key)) if key in keys[:3] else short(row.get(key)) for key in keys]
+        cells = [_open(row.get(key)) if key in keys[:4] else short(row.get(key)) for key in keys]
         part = finite(row.get("recovered"))
         rows.append(
             [

@@ -13,12 +13,16 @@ from hierarchy_numbers import volumes, weak_modes
 from report_metrics import good_metrics, mode, sensors
 from small_detectors import GUN, barrel, random_local, simulated
 
+from alignnet.data.root_volumes import LevelAnswer
 from alignnet.evaluation.attention import SensorAnswer
 from alignnet.evaluation.decays import Decays, decays_of
 from alignnet.evaluation.numbers import NUMBERS
 from alignnet.evaluation.report.report import Report
 from alignnet.evaluation.summary import Evaluation
+from alignnet.geometry.mode_amplitudes import ModeAmplitudes
+from alignnet.geometry.volumes import Volumes, accumulated
 from alignnet.loss.chi2 import HelixChi2
+from alignnet.solvers.mode_errors import ModeErrors
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 HOSTILE = '<script>alert("x")</script> & "quoted" \'single\' </pre></style>'
@@ -31,9 +35,16 @@ def report_of_a_barrel(folder) -> Report:
     n, every = len(detector), torch.ones(len(detector), dtype=torch.bool)
     answer = SensorAnswer(torch.full((n,), 99), torch.zeros(n), torch.full((n, 6), 1e-4).double())
     tracks, loss = simulated(detector, GUN, 80, truth, seed=8), HelixChi2(detector, normalisation="total")
+    names = ModeAmplitudes(detector).names
+    sigma = torch.linspace(1e-4, 0.02, len(names), dtype=torch.float64)
+    staves = Volumes.of(detector, "stave")
+    (moved,) = accumulated([staves], [random_local(len(staves), 30e-4, 2e-4)])
+    zero = torch.zeros(len(staves))
     evaluation = Evaluation(
         detector, loss, tracks, torch.zeros_like(truth), 0.97 * truth, truth, every,
         error_draws=[0.03 * truth, 0.02 * truth], answer=answer, numbers=tuple(NUMBERS),
+        modes=ModeErrors(names, sigma, sigma, 10 * sigma, 10 * sigma),
+        levels=[LevelAnswer(staves, moved, torch.full((len(staves), 6), 1e-4), zero + 99, zero)],
     )  # fmt: skip
     kept = ("converged", "convergence", "history", "errors", "pulls")
     metrics = {key: good_metrics()[key] for key in kept} | evaluation.run(folder)

@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print what OUT.json has, as Markdown")
     given = parser.parse_args()
     if given.table:
-        print(table(json.loads(given.out.read_text())))
+        print(table(json.loads(given.out.read_text())["finding"]))
         return
     torch.set_num_threads(1)
     for vertex in given.vertex:
@@ -102,10 +102,11 @@ def count(events: Events, finder: Finder, tally: Tally) -> None:
 
 def add(path: Path, entry: dict[str, Any]) -> None:
     """Put an entry in the place of one of the same finder, vertex and multiplicity."""
-    entries = json.loads(path.read_text()) if path.exists() else []
+    content = json.loads(path.read_text()) if path.exists() else {}
     key = ("finder", "vertex", "tracks_per_event")
-    entries = [old for old in entries if any(old[k] != entry[k] for k in key)]
-    path.write_text(json.dumps([*entries, entry], indent=1, allow_nan=True) + "\n")
+    others = [old for old in content.get("finding", []) if any(old[k] != entry[k] for k in key)]
+    content["finding"] = [*others, {k: None if v != v else v for k, v in entry.items()}]
+    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from alignnet.data.root import read_alignment, read_detector, read_misalignment
@@ -103,7 +102,7 @@ def aligned(tracks: Path, run: Path) -> dict[str, float]:
 
 def rms(values: torch.Tensor) -> float:
     """Root mean square."""
-    return float(np.sqrt(values.square().mean()))
+    return float(values.square().mean().sqrt())
 
 
 def alignnet(*arguments: str) -> None:

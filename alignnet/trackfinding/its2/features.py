@@ -14,8 +14,7 @@ from alignnet.trackfinding.its2.graph import Graph
 from alignnet.trackfinding.its2.hits import Hits
 from alignnet.trackfinding.its2.tracklets import Errors
 
-N_EDGE, N_CELL = 16, 14
-_LAYERS = 7
+N_EDGE, N_CELL, LAYERS = 16, 14, 7
 
 
 def edge_features(hits: Hits, graph: Graph, errors: Errors) -> Tensor:
@@ -47,7 +46,7 @@ def edge_features(hits: Hits, graph: Graph, errors: Errors) -> Tensor:
         vertex.isnan().double(),
         count[hits.event[inner]].clamp_min(1).log() / 10,
     ]
-    return torch.cat([F.one_hot(hits.layer[inner], _LAYERS), torch.stack(columns, -1)], -1).float()
+    return torch.cat([F.one_hot(hits.layer[inner], LAYERS), torch.stack(columns, -1)], -1).float()
 
 
 def cell_features(hits: Hits, graph: Graph, errors: Errors) -> Tensor:
@@ -62,5 +61,5 @@ def cell_features(hits: Hits, graph: Graph, errors: Errors) -> Tensor:
     kappa = (graph.tracklets.kappa[cells.outer].abs() / errors.kappa_max).clamp_max(4)
     skips = (span[cells.inner] + span[cells.outer] > 2).double()
     more = torch.stack([pulls.norm(dim=-1), kappa, skips], -1)
-    middle = F.one_hot(second[cells.inner], _LAYERS)
+    middle = F.one_hot(second[cells.inner], LAYERS)
     return torch.cat([middle, pulls, pulls.abs(), more], -1).float()

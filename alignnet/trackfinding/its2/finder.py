@@ -15,7 +15,7 @@ from torch import Tensor
 
 from alignnet.errors import ConfigError
 from alignnet.trackfinding.its2.ambiguities import quality_of, resolved
-from alignnet.trackfinding.its2.features import cell_features, edge_features
+from alignnet.trackfinding.its2.features import LAYERS, cell_features, edge_features
 from alignnet.trackfinding.its2.fit import Fitted, TrackFit, joined
 from alignnet.trackfinding.its2.graph import Graph, GraphBuilder
 from alignnet.trackfinding.its2.hits import Hits
@@ -42,9 +42,16 @@ class NetworkScorer:
     Args:
         network: trained on graphs of a builder with the same settings.
         builder: whose errors the features are in units of.
+
+    Raises:
+        ConfigError: the detector has more layers than a network can tell apart.
     """
 
     def __init__(self, network: TrackletNetwork, builder: GraphBuilder) -> None:
+        if (n_layers := len(builder.detector.layers)) > LAYERS:
+            raise ConfigError(
+                f"{builder.detector.name} has {n_layers} layers, a network knows up to {LAYERS}"
+            )
         self.network, self.errors = network.eval(), builder.windows.errors
 
     @torch.no_grad()

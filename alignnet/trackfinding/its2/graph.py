@@ -8,6 +8,7 @@ there. So are edges that agree with no other.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -60,7 +61,7 @@ class GraphBuilder:
         cell_limit: largest pull of curvature and dip in a cell.
 
     Raises:
-        ConfigError: a value cannot be used.
+        ConfigError: a value cannot be used, or the detector has no field; later, a layer is no barrel.
     """
 
     detector: Detector
@@ -79,8 +80,10 @@ class GraphBuilder:
                 raise ConfigError(f"graph: {name} is {getattr(self, name)}; expected a number > 0")
         if not self.systematic >= 0:
             raise ConfigError(f"graph: systematic is {self.systematic}; expected a length >= 0 [cm]")
+        if not self.detector.b_z:
+            raise ConfigError(f"graph: {self.detector.name} has no field; tracks are looked for as helices")
 
-    @property
+    @cached_property
     def windows(self) -> Windows:
         """The windows of pairs."""
         matter = Matter.of(self.detector)

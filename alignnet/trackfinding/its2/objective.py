@@ -39,8 +39,8 @@ class TrackEdges:
     merits: tuple[str, ...] = ("loss", "edge_purity", "edge_efficiency")
 
     def __init__(self, tracks: bool = True, b_z: float = 0.5) -> None:
-        self.detector = its2(b_z=b_z)
-        self.tracks = tracks
+        detector = its2(b_z=b_z)
+        self.tracks, self.builder, self.fit = tracks, GraphBuilder(detector), TrackFit(detector)
 
     def output(self, system: nn.Module, batch: TrackGraphs) -> Tensor:
         """Logits of edges (edges,)."""
@@ -61,12 +61,10 @@ class TrackEdges:
         # Tracks are fitted where the events have their sensors, and not where a systematic has put them.
         if not self.tracks or batch.systematic:
             return scores
-        builder, fit = GraphBuilder(self.detector), TrackFit(self.detector)
-        finder = Finder(builder, lambda hits, graph: answer.score, fit, cell_limit=answer.cell_limit)
+        finder = Finder(self.builder, lambda *_: answer.score, self.fit, cell_limit=answer.cell_limit)
         found = finder.from_edges(batch.hits, batch.graph, answer.score)
-        pt = fit.transverse_momentum(found)
-        whole = track_scores(batch.hits, found.chain, pt, batch.particles, bins=())
-        return {**scores, **whole}
+        pt = self.fit.transverse_momentum(found)
+        return {**scores, **track_scores(batch.hits, found.chain, pt, batch.particles, bins=())}
 
     def show(self, output: Tensor, batch: TrackGraphs) -> dict[str, Figure]:
         """The first event across the beam: all edges, those that are kept, and the true ones."""

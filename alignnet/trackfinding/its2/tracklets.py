@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from alignnet.data.batch import cylinders_of
+from alignnet.errors import ConfigError
 from alignnet.geometry.detector import Detector
 from alignnet.physics.helix import arctan_ratio
 from alignnet.physics.material import highland
@@ -55,8 +56,17 @@ class Matter:
 
     @classmethod
     def of(cls, detector: Detector) -> Matter:
-        """Of a detector whose layers are barrels."""
+        """Of a detector whose layers are barrels.
+
+        Raises:
+            ConfigError: one is not.
+        """
         cylinders = cylinders_of(detector)
+        if flat := set(detector.layers) - set(cylinders.layer.tolist()):
+            raise ConfigError(
+                f"layers {sorted(flat)} of {detector.name} are no barrels about the z axis; tracks are "
+                "looked for in such layers only"
+            )
         layers = torch.stack([(cylinders.layer == layer).nonzero()[0, 0] for layer in detector.layers])
         radius, own = cylinders.radius[layers], cylinders.x_over_x0[layers]
         inside = cylinders.radius <= radius[:, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import torch
 from its2_events import DETECTOR, drawn, separated
 
 from alignnet.errors import ConfigError
+from alignnet.geometry.its2 import its2
+from alignnet.geometry.telescope import telescope
 from alignnet.trackfinding.its2.ambiguities import quality_of, resolved
 from alignnet.trackfinding.its2.automaton import Automaton
 from alignnet.trackfinding.its2.cells import Cells
@@ -169,6 +172,14 @@ def test_finders_refuse_what_they_cannot_do():
         GraphBuilder(DETECTOR, vertex="given")
     with pytest.raises(ConfigError, match="systematic is -1"):
         GraphBuilder(DETECTOR, systematic=-1)
+
+
+def test_detectors_that_are_not_looked_through_are_refused():
+    with pytest.raises(ConfigError, match="has no field"):
+        GraphBuilder(its2(b_z=0.0))
+    planes = replace(telescope([0.0, 2.0, 4.0], 1.0, 1.0, 0.003), b_z=0.5)
+    with pytest.raises(ConfigError, match=r"layers \[0, 1, 2\] of telescope are no barrels"):
+        _ = GraphBuilder(planes).windows
 
 
 def test_first_of_each_and_packed():

@@ -10,7 +10,8 @@ Tracks that are too steep for the grid, and layers without such a surface, are t
 the layer. Where sensors overlap there are several crossings in a layer. A barrel layer is crossed on the way
 in and on the way out. Each plane is crossed once; sheets that are bent or deformed are met where they are,
 and the straight continuation is tried at both of its points on a bent one. What is not found: crossings of a
-particle that curls back before the layer's mean cylinder, or after it has left.
+particle that curls back before the layer's mean cylinder, or after it has left, and of one that has turned by
+more than half a circle before it comes to a disc.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def spectrum_metrics(detector: Detector, spectrum: Spectrum) -> dict[str, Any]:
         `{"n_null", "gap", "converged", "modes": [{"name", "amplitude_um", "cost", "rigid", "weak",
         "overlaps": {…}}, …]}`; amplitude_um is None for null modes.
     """
-    names = ModeNames(detector)
+    names = ModeNames(detector, spectrum.motion.shape[-1])
     modes = []
     for amplitude, cost, motion in zip(
         spectrum.amplitude.tolist(), spectrum.cost.tolist(), spectrum.motion, strict=True

@@ -77,8 +77,9 @@ def mode_metrics(
         the found part of what was injected, None where that is not clear of its error.
     """
     amplitudes = ModeAmplitudes(detector, aligned)
-    found = amplitudes(after - before)
-    injected = None if truth is None else amplitudes(truth - before)
+    start = amplitudes(before)
+    found = amplitudes(after) - start
+    injected = None if truth is None else amplitudes(truth) - start
     rows: dict[str, Any] = {}
     for i, name in enumerate(errors.names):
         sigma, alone, prior = (float(part[i]) for part in (errors.sigma, errors.alone, errors.prior))

@@ -50,8 +50,8 @@ class ModeAmplitudes:
         return len(self.names)
 
     def __call__(self, local: Tensor) -> Tensor:
-        """Amplitudes (..., modes) [cm] of local sixes (..., sensors, 6)."""
-        return torch.einsum("msd,...sd->...m", self.forms, local.to(self.forms))
+        """Amplitudes (..., modes) [cm] of local sixes (..., sensors, 6); those of surfaces do not count."""
+        return torch.einsum("msd,...sd->...m", self.forms, local[..., :6].to(self.forms))
 
     def rows(self, mode: str) -> list[int]:
         """The modes of a name: one of `WEAK_MODE_NAMES`, or a mode in φ with both of its phases.

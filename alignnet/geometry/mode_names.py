@@ -15,6 +15,7 @@ from torch import Tensor
 
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.recovery import displacement_rate, shears
+from alignnet.geometry.surface import padded
 from alignnet.geometry.weak_modes import WEAK_MODE_NAMES, rigid_motion_basis, weak_mode_basis
 
 RIGID = ("translation x", "translation y", "translation z", "rotation x", "rotation y", "rotation z")
@@ -51,10 +52,11 @@ class ModeNames:
 
     Args:
         detector: the nominal places.
+        columns: of the motions that are named; more than 6 with amplitudes of surfaces.
     """
 
-    def __init__(self, detector: Detector) -> None:
-        self.detector = detector
+    def __init__(self, detector: Detector, columns: int = 6) -> None:
+        self.detector, self._table = detector, columns
         rigid = self._columns(rigid_motion_basis(detector))
         self._rigid, self._motions = _orthonormal(rigid), dict(zip(RIGID, _unit(rigid).T, strict=True))
         weak = self._columns(torch.cat([weak_mode_basis(detector), shears(detector)]))
@@ -78,7 +80,8 @@ class ModeNames:
 
     def _columns(self, motions: Tensor) -> Tensor:
         """Displacements of the probe points, one column a motion."""
-        return torch.stack([displacement_rate(self.detector, motion).flatten() for motion in motions], -1)
+        rates = [displacement_rate(self.detector, motion) for motion in padded(motions, self._table)]
+        return torch.stack([rate.flatten() for rate in rates], -1)
 
 
 def _besides(columns: Tensor, basis: Tensor) -> Tensor:

@@ -33,8 +33,8 @@ def response(
     """Change of hits' residuals by Θ of their sensors, (..., 2, dof).
 
     A sheet that moves by δ(p) at the predicted point p changes r_u by −(û − (t_u/t_n) ŵ) · δ(p), and r_v
-    alike; rigid motions move p by A p + a, and a mode of amplitude a_ij by P_i P_j along the undeformed
-    normal.
+    alike; rigid motions move p by A p + a, and a mode of amplitude a_ij by P_i P_j, as the touching plane
+    continues it from the hit, along the undeformed normal.
 
     Args:
         sheet: of all sensors as they stand.
@@ -50,9 +50,10 @@ def response(
     moved = torch.einsum("...kjd,...j->...kd", turn, predicted) + shift
     change = -across @ moved
     if (n := sheet.surface.amplitude.shape[-1]) > 0:
-        place = uv + residual
-        normal = own.surface.normal(place)[..., rigid.LOCAL_TO_XYZ]
-        change[..., -n:] = -(across @ normal[..., None]) * own.surface.modes(place)[0][..., None, :]
+        value, by_u, by_v = own.surface.modes(uv)
+        height = value + by_u * residual[..., :1] + by_v * residual[..., 1:]  # of the plane that touches
+        normal = own.surface.normal(uv)[..., rigid.LOCAL_TO_XYZ]
+        change[..., -n:] = -(across @ normal[..., None]) * height[..., None, :]
     return change
 
 

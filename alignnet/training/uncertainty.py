@@ -118,9 +118,10 @@ class Uncertainty:
         if not self.weak_modes or not bool(aligned.any()):
             return None
         found = ModeAmplitudes(detector, aligned)
-        metric = displacement_metric(detector).to(system[0].weight)
-        dense = len(system[0]) <= EXACT
-        return mode_errors(*system, found.names, found.forms, found.motions, metric, dense)
+        columns = system[0].problem.free.shape[-1]
+        metric = displacement_metric(detector, columns).to(system[0].weight)
+        forms, motions = padded(found.forms, columns), padded(found.motions, columns)
+        return mode_errors(*system, found.names, forms, motions, metric, len(system[0]) <= EXACT)
 
     def _dense(self, system: Hierarchical) -> bool:
         return self.errors == "exact" or (self.errors == "auto" and len(system) <= EXACT)

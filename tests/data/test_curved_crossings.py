@@ -18,6 +18,7 @@ from alignnet.geometry import rigid
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.its3 import its3
 from alignnet.geometry.misalign import Composed, Gaussian, SurfaceModes, misaligned
+from alignnet.geometry.tracker import barrel_endcap
 from alignnet.physics.helix import Helix, from_momentum, point
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.units import UM
@@ -137,6 +138,20 @@ def test_bows_are_seen_by_oblique_tracks_only():
     moved = crossings(bowed, oblique).uv - crossings(flat, oblique).uv
     # at x = 0.75 of 3 cm P20 is −0.406, and the normal is −z: the sheet is 41 µm further along the beam
     assert moved[0, 0] == pytest.approx(0.01 * 0.40625 * 0.75, rel=0.01)
+
+
+def test_a_particle_that_has_turned_back_does_not_cross_discs_any_more():
+    detector = barrel_endcap()
+    slow = torch.tensor([[0.5, 0.0, 0.08]]).double()  # half a turn of 2.6 m before it comes to 42 cm
+    forward = torch.tensor([[0.5, 0.0, 1.5]]).double()
+    start, charge = torch.zeros(1, 3).double(), torch.ones(1).double()
+    slow_hits, hits = (
+        detector.layer[crossings(detector, from_momentum(start, p, charge, detector.b_z)).sensor]
+        for p in (slow, forward)
+    )
+    assert len(slow_hits)
+    assert (slow_hits < 6).all()
+    assert (hits > 5).sum() >= 4
 
 
 def test_random_places_of_sheets_and_small_turns_keep_hits_on_their_sensors():

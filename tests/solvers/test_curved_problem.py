@@ -49,7 +49,9 @@ def test_the_gradient_is_that_of_the_cost(parametrisation):
     (expected,) = torch.autograd.grad(half_chi2(sensors, some), sensors.theta)
     found = Problem(sensors, [linearise(LOSS, sensors, some)]).gradient()
     scale = expected.abs().amax(0)
-    assert ((found - expected).abs() / scale).amax() < 2e-3  # residuals' size over lengths, in the modes
+    assert (
+        (found - expected).abs() / scale
+    ).amax() < 1e-3  # residuals over lengths times slopes of the surface, in the modes
 
 
 def test_the_matrix_says_how_the_cost_changes():
@@ -62,7 +64,8 @@ def test_the_matrix_says_how_the_cost_changes():
         moved = placed()
         with torch.no_grad():
             moved.theta.add_(step * direction)
-        at.append(float(half_chi2(moved, some)))
+        with torch.no_grad():
+            at.append(float(half_chi2(moved, some)))
     assert bend == pytest.approx(at[0] - 2 * at[1] + at[2], rel=0.02)
 
 

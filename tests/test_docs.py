@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from alignnet.cli.app import CONF
 from alignnet.cli.main import COMMANDS
 from alignnet.cli.solve import options_of
+from alignnet.cli.task import file_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
@@ -89,6 +90,7 @@ def test_the_python_of_the_documentation_runs_from_top_to_bottom(path, tmp_path,
 @pytest.mark.parametrize(("path", "line"), COMMAND_LINES)
 def test_every_command_that_is_shown_sets_keys_and_choices_that_exist(path, line, tmp_path):
     _, command, *rest = shlex.split(line)
+    command = file_of(command, rest)
     overrides = [word for word in rest if "=" in word and not word.startswith("--")]
     if command == "solve":  # whose keys are few, and not Hydra's
         options_of(overrides)

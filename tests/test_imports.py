@@ -22,6 +22,7 @@ LAYERS = (
     {"training"},
     {"evaluation", "export"},
     {"trackfinding"},
+    {"online"},
     {"cli"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

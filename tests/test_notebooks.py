@@ -85,6 +85,22 @@ def test_the_dca_comes_back_to_that_of_the_ideal_places(tmp_path):
 
 
 @jupyter
+def test_data_that_should_cure_a_mode_do_and_the_others_are_said_to_be_blind(tmp_path):
+    """Modes are found within their errors; momenta hide the curl, straight lines and cosmics show it."""
+    found, pictures = executed("05_weak_modes", tmp_path)
+    assert pictures == 1
+    error = {name: {mode: value for mode, (_, value) in rows.items()} for name, rows in found.items()}
+    for rows in found.values():
+        for fraction, expected in rows.values():
+            assert abs(fraction - 1) * 50 < 4 * expected
+    for mode in ("curl", "clamshell_cos", "telescope"):
+        assert error["collisions"][mode] > 10
+        assert error["cosmics"][mode] < 10
+    assert error["field off"]["curl"] < 0.2 * error["with vertex"]["curl"]
+    assert all(error["K0S"][mode] < error["collisions"][mode] for mode in error["K0S"])
+
+
+@jupyter
 def test_a_detector_of_ones_own_is_aligned_with_the_errors_that_it_says(tmp_path):
     found, pictures = executed("04_your_own_detector", tmp_path)
     assert pictures == 4

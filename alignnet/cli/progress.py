@@ -66,9 +66,13 @@ class Count:
     def counting(self, parts: Iterable[Tracks]) -> Iterator[Tracks]:
         """The parts as they come, counted."""
         for tracks in parts:
-            self.tracks += len(tracks)
-            self.hits += np.bincount(tracks.sensor, minlength=len(self.hits))
+            self.add(tracks)
             yield tracks
+
+    def add(self, tracks: Tracks) -> None:
+        """Count some more."""
+        self.tracks += len(tracks)
+        self.hits += np.bincount(tracks.sensor, minlength=len(self.hits))
 
     def summary(self) -> str:
         """One line."""

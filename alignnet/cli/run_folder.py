@@ -47,6 +47,8 @@ def trained_config(run: Path) -> DictConfig:
             raise CheckpointError(f"{path}: damaged, or not of a training run: it has no {key}")
     home = _started_in(run)
     config.data.files = [_found(str(file), home) for file in config.data.files]
+    for one in (config.data.get("sets") or {}).values():
+        one.files = [_found(str(file), home) for file in one.files]
     if "path" in config.detector:
         config.detector.path = _found(config.detector.path, home)
     config.sensors.start = _found(config.sensors.start, home)

@@ -13,10 +13,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor
 
-from alignnet.cli.app import build, values_of
+from alignnet.cli.app import values_of
 from alignnet.cli.arguments import check_arguments
 from alignnet.cli.detector import detector_of
 from alignnet.cli.o2 import runs_of
+from alignnet.cli.sets import data_of, load_loss, sets_of, terms_of
 from alignnet.data.datamodule import AlignmentData
 from alignnet.data.o2_runs import is_run, tracks_of
 from alignnet.data.root import check_same_sensors, has_misalignment, read_misalignment
@@ -26,6 +27,7 @@ from alignnet.evaluation.weak_modes import AIM
 from alignnet.export.alice import read_start, read_start_volumes
 from alignnet.geometry.detector import Detector
 from alignnet.loss.chi2 import HelixChi2
+from alignnet.loss.objective import Objective
 from alignnet.sensors.constraints import set_free
 from alignnet.sensors.field import CorrectionField, follow_field
 from alignnet.sensors.sensor import SensorLayer
@@ -42,6 +44,7 @@ class AlignmentProblem:
     data: AlignmentData
     truth: Tensor | None  # true local six (sensors, 6) where the first file is one that has them
     start: Tensor  # local six that the run starts from
+    objective: Objective  # of all data sets and terms
     volumes: Placed = field(default_factory=dict)  # where volumes above the sensors are then
 
 
@@ -77,14 +80,16 @@ def load_problem(config: DictConfig) -> AlignmentProblem:
         _add_field(sensors, detector, config)
     with values_of("loss"):
         loss = load_loss(config.loss, detector)
-    settings = {**plain(config.data), "files": files}
+    settings = {**data_of(plain(config.data)), "files": files}
     given = {"detector": detector, "seed": config.seed, "runs": runs_of(config)}
     check_arguments(AlignmentData, settings, "data", given)
+    others, sets = sets_of(config, detector, given)
+    objective = Objective(loss, config.data.get("weight", 1.0), sets, terms_of(config.loss, detector))
     with values_of("data"):
-        data = AlignmentData(**given, **settings)
+        data = AlignmentData(**given, **settings, others=others)
         data.setup()
     truth = read_misalignment(first, detector) if first and has_misalignment(first) else None
-    return AlignmentProblem(detector, sensors, loss, data, truth, start, volumes)
+    return AlignmentProblem(detector, sensors, loss, data, truth, start, objective, volumes)
 
 
 def _add_field(sensors: SensorLayer, detector: Detector, config: DictConfig) -> None:
@@ -92,19 +97,6 @@ def _add_field(sensors: SensorLayer, detector: Detector, config: DictConfig) -> 
     check_arguments(CorrectionField, options, "sensors.field", given)
     with values_of("sensors.field"):
         follow_field(sensors, CorrectionField(**given, **options))
-
-
-def load_loss(node: DictConfig, detector: Detector) -> HelixChi2:
-    """The cost of a configuration."""
-    noise, parts = build(node.noise, detector=detector), ("noise", "weights", "hit_weights")
-    loss: HelixChi2 = build(
-        OmegaConf.masked_copy(node, [str(k) for k in node if k not in parts]),
-        detector=detector,
-        noise=noise,
-        weights=build(node.weights),
-        hit_weights=build(node.get("hit_weights")),  # runs of earlier versions have none
-    )
-    return loss
 
 
 def evaluation_of(problem: AlignmentProblem, settings: DictConfig) -> Evaluation:

@@ -15,9 +15,11 @@ import alignnet
 from alignnet.cli.app import build, command, values_of
 from alignnet.cli.detector import detector_of
 from alignnet.cli.progress import Count, tracked
-from alignnet.data.root import SimulationWriter
+from alignnet.data.root_series import SeriesWriter
 from alignnet.data.simulate import Simulation
+from alignnet.data.simulate_time import moving_chunks
 from alignnet.errors import ConfigError
+from alignnet.geometry.motion import Motion, Moving, Together
 
 log = logging.getLogger("alignnet.simulate")
 
@@ -32,21 +34,27 @@ def main(config: DictConfig) -> None:
     simulation: Simulation = _built(
         config.simulation, source=_built(config.source), detector=detector, misalignment=local, seed=seed
     )
+    moving = Moving(detector, local, _motion(config))
     count = Count(detector)
-    step = simulation.source.chunk_events
-    with SimulationWriter(output, detector, local, _metadata(config)) as writer:
-        chunks = tracked(simulation.chunks(n_events), "events", n_events, step, log)
-        for index, tracks in enumerate(count.counting(chunks)):
-            writer.append(tracks)
-            first = index * step
-            writer.append_noise(simulation.noise(index, min(step, n_events - first), first))
+    per_file = None if config.events_per_file is None else whole_number(config, "events_per_file", 1)
+    with SeriesWriter(output, per_file, n_events, detector, local, _metadata(config)) as writer:
+        chunks = moving_chunks(simulation, moving, n_events)
+        for tracks, noise, steps in tracked(chunks, "events", n_events, simulation.source.chunk_events, log):
+            count.add(tracks)
+            writer.append(tracks, noise, steps)
         if not count.tracks:
             raise ConfigError(
                 f"no particle of {n_events} events leaves {simulation.min_hits} hits in {detector.name}: "
                 "choose a source whose particles cross the detector, or lower simulation.min_hits"
             )
     log.info("%s events, %s, %.1f s", f"{n_events:,}", count.summary(), time.perf_counter() - start)
-    log.info("written: %s (%.1f MB)", output, output.stat().st_size / 1e6)
+    for path in writer.paths[:: max(len(writer.paths) - 1, 1)]:  # the first and the last
+        log.info("written: %s (%.1f MB)", path, path.stat().st_size / 1e6)
+
+
+def _motion(config: DictConfig) -> Motion | Together | None:
+    """What moves in time; the key `time` is a group."""
+    return _built(config.time) if config.get("time") is not None else None
 
 
 def _checked(config: DictConfig) -> tuple[Path, int, int]:
@@ -88,7 +96,11 @@ def _built(node: DictConfig, **given: Any) -> Any:
 
 def _metadata(config: DictConfig) -> dict[str, Any]:
     """Everything that is needed to make the file again."""
-    recipe = {key: OmegaConf.to_container(config[key], resolve=True) for key in _RECIPE}
+    recipe = {
+        key: OmegaConf.to_container(config[key], resolve=True)
+        for key in (*_RECIPE, "time")
+        if config[key] is not None
+    }
     return {
         "generator": f"alignnet {alignnet.__version__}",
         "seed": config.seed,

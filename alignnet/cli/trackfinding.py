@@ -51,6 +51,7 @@ class Trackfinding:
     objective: Section
     row: str | None = None
     resume: str | None = None
+    filters: int | None = None
     printed: dict[str, float] = field(default_factory=dict)
     baselines: Section = field(default_factory=dict)
 
@@ -72,7 +73,7 @@ def main(config: DictConfig) -> None:
         build(config.system), build(config.objective), build(config.optimizer), config.cosine
     )
     baselines = {name: build(node) for name, node in config.baselines.items()}
-    monitor = LearningMonitor(config.figure_every)
+    monitor = LearningMonitor(config.figure_every, config.filters)
     trainer = make_trainer(folder, plain(config.trainer), monitor)
     log.info("%s: %s, %d parameters", config.row or "a system", type(module.system).__name__,
              n_parameters(module.system))  # fmt: skip

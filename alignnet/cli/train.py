@@ -67,6 +67,7 @@ def train(config: DictConfig) -> None:
         build(config.optimizer),
         problem.detector,
         local_training=averaging is not None,
+        objective=problem.objective,
     )
     early_stop = plain(config.early_stop) if config.early_stop else None
     evaluation, uncertainty = evaluation_of(problem, config.evaluation), uncertainty_of(config, log)

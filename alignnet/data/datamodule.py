@@ -7,7 +7,7 @@ in an epoch, depend on the seed alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from alignnet.data.batch import Batch
 from alignnet.data.cache import cached
 from alignnet.data.event_batches import EventBatches
 from alignnet.data.event_table import CachedEvents, Events, EventTable, SomeEvents
+from alignnet.data.joint import JointBatches, JointTable, batch_sizes
 from alignnet.data.memory import physical_memory
 from alignnet.data.o2_runs import O2Runs, is_run
 from alignnet.data.root_tracks import read_tracks
@@ -54,6 +55,8 @@ class AlignmentData(L.LightningDataModule):
         cache: folder in which the tracks are cached, to be read from there block by block; None reads them
             into memory, and "auto" caches beside each file what has more than `CACHED_FROM` tracks.
         runs: how runs of O2 are read; by default all of their tracks, with the vertices among them.
+        others: further data sets by name, each with a split of its own; batches are then joint batches
+            (`data.joint`), this one's first in each. Everything else here is of this set alone.
 
     Raises:
         ConfigError: a value cannot be used, or no events are left to train on.
@@ -73,6 +76,7 @@ class AlignmentData(L.LightningDataModule):
         partitioned: bool = False,
         cache: str | None = "auto",
         runs: O2Runs | None = None,
+        others: Mapping[str, AlignmentData] | None = None,
     ) -> None:
         super().__init__()
         if not files:
@@ -96,12 +100,14 @@ class AlignmentData(L.LightningDataModule):
         self.min_hits, self.short_tracks, self.max_tracks = min_hits, short_tracks, max_tracks
         self.shuffle, self.partitioned, self.cache = shuffle, partitioned, cache
         self.runs = O2Runs() if runs is None else runs
+        self.others = dict(others or {})
         self.events: EventTable | None = None
         self.rows: dict[str, Array] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint remembers of the data: a resumed run trains on the same events."""
-        return {"seed": self.seed, "split": [float(f) for f in self.split]}
+        own: dict[str, Any] = {"seed": self.seed, "split": [float(f) for f in self.split]}
+        return own | {"sets": {name: other.state_dict() for name, other in self.others.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse to go on with other events.
@@ -110,7 +116,7 @@ class AlignmentData(L.LightningDataModule):
             CheckpointError: the split of the events or its seed differ.
         """
         for name, own in self.state_dict().items():
-            if state_dict.get(name) != own:
+            if state_dict.get(name, {}) != own:  # runs of earlier versions have no sets
                 raise CheckpointError(
                     f"the checkpoint is of a run whose {name} is {state_dict.get(name)}, this run's "
                     f"is {own}: events that were trained on would be validated with; "
@@ -119,6 +125,8 @@ class AlignmentData(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read and split the events, once."""
+        for other in self.others.values():
+            other.setup(stage)
         if self.events is not None:
             return
         sources = self._sources()
@@ -234,24 +242,47 @@ class AlignmentData(L.LightningDataModule):
             )
         return table.of(rows)
 
-    def loader(self, name: str, shuffle: bool = False) -> DataLoader[Batch]:
-        """Batches of one part for this rank."""
-        table = self.table
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        partitioned = self.partitioned and name == "train"
-        rows, blocks = self.rows[name], table.blocks
-        batches = EventBatches(rows, self.batch_size, shuffle, self.seed, rank, world, partitioned, blocks)
-        return DataLoader(table, batch_sampler=batches, collate_fn=_as_is)
+    def loader(self, name: str, shuffle: bool = False) -> DataLoader[Any]:
+        """Batches of one part for this rank; joint batches where there are other sets."""
+        if not self.others:
+            batches = self.batches(name, self.batch_size, shuffle)
+            return DataLoader(self.table, batch_sampler=batches, collate_fn=_as_is)
+        sets = [self, *self.others.values()]
+        sizes = batch_sizes([len(one._rows(name)) for one in sets], self.batch_size)
+        ranks = self._ranks
+        parts = [one.batches(name, size, shuffle, ranks) for one, size in zip(sets, sizes, strict=True)]
+        table = JointTable([one.table for one in sets])
+        return DataLoader(table, batch_sampler=JointBatches(parts), collate_fn=_as_is)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def batches(
+        self, name: str, batch_size: int, shuffle: bool, ranks: tuple[int, int] | None = None
+    ) -> EventBatches:
+        """Which events of one part make a batch for this rank.
+
+        Args:
+            name: of the part.
+            batch_size: events of a batch, over all ranks.
+            shuffle: a new order each epoch.
+            ranks: this rank and how many there are; default: those of the trainer.
+        """
+        rank, world = self._ranks if ranks is None else ranks
+        partitioned = self.partitioned and name == "train"
+        rows, blocks = self._rows(name), self.table.blocks
+        return EventBatches(rows, batch_size, shuffle, self.seed, rank, world, partitioned, blocks)
+
+    @property
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def train_dataloader(self) -> DataLoader[Any]:
         """Training events, in a new order each epoch."""
         return self.loader("train", self.shuffle)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> DataLoader[Any]:
         """Validation events."""
         return self.loader("validation")
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> DataLoader[Any]:
         """Test events."""
         return self.loader("test")
 

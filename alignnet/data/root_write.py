@@ -23,10 +23,12 @@ from alignnet.data.check import check_tracks
 from alignnet.data.noise import NoiseHits
 from alignnet.data.root_alignment import checked_local, identifiers
 from alignnet.data.root_columns import Origin, branch_type, write_columns
+from alignnet.data.root_motion import motion_of, write_motion
 from alignnet.data.root_noise import append_noise
 from alignnet.data.tracks import Array, Tracks
 from alignnet.errors import SchemaError
 from alignnet.geometry.detector import Detector
+from alignnet.geometry.motion import Step
 from alignnet.geometry.surface import column_names
 
 SCHEMA = 1
@@ -90,6 +92,7 @@ class SimulationWriter:
         self._columns: tuple[str, ...] = ()
         self._written = 0
         self._noise: Any = None  # its tree
+        self._steps: list[Step] = []
 
     def __enter__(self) -> SimulationWriter:
         with ExitStack() as stack:
@@ -116,6 +119,10 @@ class SimulationWriter:
         if len(noise):
             self._noise = append_noise(self._file, self._noise, noise, self._detector)
 
+    def append_motion(self, steps: Sequence[Step]) -> None:
+        """Write how far volumes had moved (tree `motion`), of events after those that came before."""
+        self._steps += steps
+
     def _append(self, tracks: Tracks) -> None:
         origin = Origin(str(self._path), "tracks", self._written)
         check_tracks(tracks, origin)
@@ -141,6 +148,8 @@ class SimulationWriter:
             )
             self._stack.__exit__(SchemaError, error, None)
             raise error
+        if kind is None:
+            write_motion(self._file, motion_of(self._steps))
         self._stack.__exit__(kind, error, trace)
 
 

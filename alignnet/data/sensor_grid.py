@@ -108,7 +108,7 @@ class Plane:
     limits = ((0.5, 0.5), (4.0, 4.0))
 
     def path(self, helix: Helix) -> Tensor:
-        """Path length [cm] to the plane, (tracks,); not finite along it, or where the path has turned."""
+        """Path length [cm] to the plane, (tracks,); not finite along it, or where it has turned back."""
         s = (self.z - helix.position[:, 2]) / helix.direction[:, 2]
         return torch.where((helix.omega * s).abs() <= torch.pi, s, torch.inf)
 

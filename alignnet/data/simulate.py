@@ -8,11 +8,11 @@ where it meets the plane of the sensor **as it really stands**; its measured pos
 some hits are lost.
 
 Not simulated: matter beyond the detector table's (dead edges, services, air, a thickness that varies over a
-sensor), the tails of multiple scattering, energy loss in anything but silicon, bremsstrahlung, decays of what
-goes through the detector, nuclear interactions, secondary particles of these, fields that are not uniform or
-not along z, particles that curl back, pile-up, charge sharing, merged clusters, wrong hits other than
-`outlier_fraction` and `wrong_track_fraction` (noise is of no track), and any dependence of the resolution on
-angle or place.
+sensor), the tails of multiple scattering but as `scattering_tail` models them, energy loss in anything but
+silicon, bremsstrahlung, decays of what goes through the detector, nuclear interactions, secondary particles
+of these, fields that are not uniform or not along z, particles that curl back, pile-up, charge sharing,
+merged clusters, wrong hits other than `outlier_fraction` and `wrong_track_fraction` (noise is of no track),
+and any dependence of the resolution on angle or place.
 
 Everything is in float64. Equal seeds give equal particles, kinks and smearing whatever the detector and its
 misalignment (`data.streams`), so that simulations can be compared hit by hit.
@@ -21,11 +21,13 @@ misalignment (`data.streams`), so that simulations can be compared hit by hit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from alignnet.data.dead import Dead
 from alignnet.data.noise import NoiseHits, noise_hits
 from alignnet.data.sources import Particles, Source
 from alignnet.data.streams import Streams
@@ -40,6 +42,9 @@ MEASUREMENT = 2000
 
 WRONG_TRACK = 3000
 """The purpose of choosing tracks of which no hit is right."""
+
+TAIL = 7000
+"""First number of the purposes for which hits with a wider resolution are chosen."""
 
 
 class Simulation:
@@ -60,6 +65,10 @@ class Simulation:
         outlier_width: these are displaced evenly within ± this in u and v [cm].
         wrong_track_fraction: part of the tracks all of whose hits do, as if joined from different particles.
         noise_per_sensor: mean number of hits of a sensor in an event that no particle made (`noise`).
+        dead: sensors that make no hits, (sensors,) bool (`dead.Dead`); their matter is there. None: none.
+        hit_tail: part of the hits whose resolution is `tail_scale` times wider than `sigma` says.
+        scattering_tail: part of the crossings of matter whose angle is `tail_scale` times as large.
+        tail_scale: of both.
         seed: ≥ 0.
 
     Raises:
@@ -83,6 +92,10 @@ class Simulation:
         outlier_width: float = 0.1,
         wrong_track_fraction: float = 0.0,
         noise_per_sensor: float = 0.0,
+        dead: Dead | None = None,
+        hit_tail: float = 0.0,
+        scattering_tail: float = 0.0,
+        tail_scale: float = 5.0,
         seed: int = 0,
     ) -> None:
         pair = hit_resolution if isinstance(hit_resolution, Sequence) else (hit_resolution, hit_resolution)
@@ -92,6 +105,9 @@ class Simulation:
         wrong = wrong_track_fraction
         _require(0 <= wrong <= 1, "wrong_track_fraction", wrong, "a number between 0 and 1")
         _require(noise_per_sensor >= 0, "noise_per_sensor", noise_per_sensor, "a number >= 0")
+        _require(0 <= hit_tail <= 1, "hit_tail", hit_tail, "a number between 0 and 1")
+        _require(0 <= scattering_tail <= 1, "scattering_tail", scattering_tail, "a number between 0 and 1")
+        _require(tail_scale > 0, "tail_scale", tail_scale, "a number > 0")
         _require(min_hits >= 1, "min_hits", min_hits, "at least 1")
         _require(seed >= 0, "seed", seed, "a whole number >= 0")
         self.source, self.seed, self.min_hits, self.smearing = source, seed, min_hits, smearing
@@ -99,8 +115,24 @@ class Simulation:
         self.hit_efficiency = hit_efficiency
         self.outlier_fraction, self.outlier_width = outlier_fraction, outlier_width
         self.wrong_track_fraction, self.noise_per_sensor = wrong_track_fraction, noise_per_sensor
+        self.hit_tail, self.tail_scale = hit_tail, tail_scale
+        self.alive = torch.ones(len(detector), dtype=torch.bool) if dead is None else ~dead(detector)
         self.actual = _placed(detector, misalignment)
-        self.transport = Transport(self.actual, scattering=scattering, energy_loss=energy_loss)
+        tail = (scattering_tail, tail_scale)
+        self.transport = Transport(self.actual, scattering, energy_loss, tail)
+
+    def moved(self, detector: Detector, misalignment: Tensor) -> Simulation:
+        """The same simulation with the sensors at other places: particles, kinks and smearing stay.
+
+        Args:
+            detector: the nominal places.
+            misalignment: the local six (sensors, 6).
+        """
+        other = copy(self)
+        other.actual = _placed(detector, misalignment)
+        before = self.transport
+        other.transport = Transport(other.actual, before.scattering, before.energy_loss, before.tail)
+        return other
 
     def generate(
         self,
@@ -152,11 +184,14 @@ class Simulation:
             rows = (hits.slot == slot).nonzero().squeeze(-1)
             normal[rows] = streams.normal(n_tracks, 2, MEASUREMENT, slot)[hits.track[rows]]
             even[rows] = streams.uniform(n_tracks, 4, MEASUREMENT, slot)[hits.track[rows]]
+            if self.hit_tail:
+                wide = streams.uniform(n_tracks, 1, TAIL, slot)[hits.track[rows]] < self.hit_tail
+                normal[rows] *= torch.where(wide, self.tail_scale, 1.0)
         uv = hits.uv + self.resolution * normal if self.smearing else hits.uv
         elsewhere = self.outlier_width * (2 * even[:, 2:] - 1)
         lost = streams.uniform(n_tracks, 1, WRONG_TRACK)[hits.track] < self.wrong_track_fraction
         uv = torch.where((even[:, 1:2] < self.outlier_fraction) | lost, uv + elsewhere, uv)
-        return even[:, 0] < self.hit_efficiency, uv
+        return (even[:, 0] < self.hit_efficiency) & self.alive[hits.sensor], uv
 
     def _tracks(self, particles: Particles, hits: TrueHits, uv: Tensor, first_event: int) -> Tracks:
         n = len(particles.event)

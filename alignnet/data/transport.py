@@ -32,6 +32,9 @@ from alignnet.physics.material import energy_loss_width, highland, mean_energy_l
 TRANSPORT = 1000
 """First number of the purposes for which transport draws random numbers."""
 
+TAIL = 6000
+"""First number of the purposes for which crossings with a larger angle are chosen."""
+
 MOYAL_MEAN, MOYAL_FWHM = 1.2703628, 3.5908058
 """Of −ln z² with a standard normal z, which follows Moyal's law."""
 
@@ -84,10 +87,18 @@ class Transport:
         detector: the sensors where they really are.
         scattering: multiple scattering.
         energy_loss: energy loss and its fluctuations.
+        tail: part of the crossings whose angle is larger, and how many times.
     """
 
-    def __init__(self, detector: Detector, scattering: bool = True, energy_loss: bool = True) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        scattering: bool = True,
+        energy_loss: bool = True,
+        tail: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
         self.detector, self.scattering, self.energy_loss = detector, scattering, energy_loss
+        self.tail = tail
         self.surfaces: list[Layer | _Pipe] = [*layers_of(detector), *_pipes(detector)]
 
     @torch.no_grad()
@@ -162,7 +173,13 @@ class Transport:
 
     def _kicks(self, flight: _Flight, streams: Streams, number: int, turn: int) -> Tensor:
         """Standard normal numbers for two angles and the energy loss, for every particle, (particles, 3)."""
-        return streams.normal(len(flight.p), 3, TRANSPORT, number + len(self.surfaces) * turn)
+        slot = number + len(self.surfaces) * turn
+        kicks = streams.normal(len(flight.p), 3, TRANSPORT, slot)
+        part, times = self.tail
+        if part:
+            wide = streams.uniform(len(flight.p), 1, TAIL, slot) < part
+            kicks = torch.cat([kicks[:, :2] * torch.where(wide, times, 1.0), kicks[:, 2:]], -1)
+        return kicks
 
     def _interact(
         self, flight: _Flight, rows: Tensor, here: Helix, normal: Tensor, x_over_x0: Tensor, kick: Tensor

@@ -105,9 +105,9 @@ def mode_table(found: Mapping[str, Any]) -> Table:
         _column(table, "", name)
     table.add_column("\nverdict", no_wrap=True)
     for name, row in found["modes"].items():
-        errors = [
-            "∞" if row[key] is None else _short(row[key]) for key in ("sigma_um", "alone_um", "prior_um")
-        ]
+        open_ = MISSING if row["verdict"] == "unknown" else "∞"
+        errors = [_short(row["sigma_um"]) if row["sigma_um"] is not None else open_]
+        errors += ["∞" if row[key] is None else _short(row[key]) for key in ("alone_um", "prior_um")]
         keys = ("injected_um", "found_um", "residual_um") if known else ("found_um",)
         table.add_row(name, *errors, *(_short(row[key]) for key in keys), row["verdict"])
     return table

@@ -8,6 +8,7 @@ what priors alone would say of it:
     invisible   σ or σ_alone > 20 aims, or σ > 0.9 σ_prior: the tracks hardly add to what was known before
     seen        σ and σ_alone ≤ aim, and σ ≤ 0.5 σ_prior
     weak        anything between
+    unknown     the linear solve did not end
 
 σ_alone is what the tracks alone tell if the sensors move along the mode only. Where it is large, a small σ is
 the work of priors.
@@ -44,6 +45,8 @@ def verdict(sigma: float, prior: float, alone: float, aim: float = AIM) -> str:
         alone: by the tracks, if the sensors moved along the mode only.
         aim: to what it should be known.
     """
+    if math.isnan(sigma):
+        return "unknown"
     if math.isfinite(sigma) and sigma <= _HELD * min(prior, alone):
         return "held"
     worst = max(sigma, alone)

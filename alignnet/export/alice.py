@@ -142,8 +142,8 @@ def read_start_volumes(path: str | Path, detector: Detector) -> dict[str, tuple[
     """
     if is_alice(path):
         entries = read_alice(path)
-        names, delta = entries.symname, torch.from_numpy(entries.delta)
-        above = [i for i, name in enumerate(names) if name not in set(detector.names)]
+        names, delta, sensors = entries.symname, torch.from_numpy(entries.delta), set(detector.names)
+        above = [i for i, name in enumerate(names) if name not in sensors]
         return moved_by(detector, [names[i] for i in above], delta[above])
     if not has_volumes(path):
         return {}

@@ -274,12 +274,17 @@ class HelixChi2(nn.Module):
             return None
         counts = self._meets_vertex(batch)[:, None].expand(-1, 2)
         if self.vertex == "fitted":
-            return Whitening.independent(torch.full_like(batch.vertex[:, :2], _ORIGIN_SPREAD**2), counts)
+            return self._tie(batch)
         across = axes[:, :2]
         covariance = across @ batch.vertex_cov @ across.transpose(-1, -2)
         if self.noise.kind == "full":
             return Whitening.correlated(covariance, counts)
         return Whitening.independent(covariance.diagonal(dim1=-2, dim2=-1), counts)
+
+    def _tie(self, batch: Batch) -> Whitening:
+        """Weights of the rows that tie collision tracks to a fitted origin."""
+        counts = batch.outward[:, None].expand(-1, 2)
+        return Whitening.independent(torch.full_like(batch.vertex[:, :2], _ORIGIN_SPREAD**2), counts)
 
     def _vertex_plane(self, fit: Fit, batch: Batch) -> Plane:
         assert fit.vertex_axes is not None

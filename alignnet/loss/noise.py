@@ -45,6 +45,7 @@ class NoiseModel(nn.Module):
         energy_loss: add the fluctuation of the energy loss.
         momentum: [GeV/c] for tracks without an estimate where there is no field to measure it.
         systematic: extra resolution [cm] of every hit, added in quadrature.
+        material_scale: what the detector's radiation lengths are multiplied with.
     """
 
     x_over_x0: Tensor
@@ -59,6 +60,7 @@ class NoiseModel(nn.Module):
         energy_loss: bool = True,
         momentum: float | None = None,
         systematic: float = 0.0,
+        material_scale: float = 1.0,
     ) -> None:
         super().__init__()
         if kind not in KINDS:
@@ -67,12 +69,14 @@ class NoiseModel(nn.Module):
             raise ConfigError(f"loss.noise.momentum is {momentum}; expected a momentum > 0 in GeV/c, or null")
         if not systematic >= 0:
             raise ConfigError(f"loss.noise.systematic is {systematic}; expected a length ≥ 0 in cm")
+        if not material_scale >= 0:
+            raise ConfigError(f"loss.noise.material_scale is {material_scale}; expected a number ≥ 0")
         self.kind, self.log_term, self.energy_loss = kind, log_term, energy_loss
         self.momentum, self.systematic, self.b_z = momentum, systematic, detector.b_z
         cylinders = cylinders_of(detector)
-        self.register_buffer("x_over_x0", detector.x_over_x0.to(torch.float64))
+        self.register_buffer("x_over_x0", detector.x_over_x0.to(torch.float64) * material_scale)
         self.register_buffer("radius", cylinders.radius)
-        self.register_buffer("cylinder_x_over_x0", cylinders.x_over_x0)
+        self.register_buffer("cylinder_x_over_x0", cylinders.x_over_x0 * material_scale)
 
     @property
     def needs_momentum(self) -> bool:

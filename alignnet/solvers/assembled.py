@@ -149,6 +149,41 @@ class AssembledProblem(Problem):
         return all_reduced(total)
 
 
+class JoinedProblem(Problem):
+    """The sum of an assembled problem and of one whose tracks are stored.
+
+    Args:
+        assembled: of tracks without fitted origins.
+        stored: of the others, at the same Θ.
+    """
+
+    def __init__(self, assembled: AssembledProblem, stored: Problem) -> None:
+        self.assembled, self.stored = assembled, stored
+        self.blocks, self.dtype = stored.blocks, assembled.dtype
+        self.jacobian, self.free = assembled.jacobian, assembled.free
+
+    def gradient(self) -> Tensor:
+        """g (sensors, dof)."""
+        return self.assembled.gradient() + self.stored.gradient().double()
+
+    def noise(self, seed: int = 0) -> Tensor:
+        """A gradient drawn from N(0, H)."""
+        return self.assembled.noise(seed) + self.stored.noise(seed).double()
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """H times a vector (sensors, dof)."""
+        return self.assembled(vector) + self.stored(vector)
+
+    def diagonal_blocks(self, reduce: bool = True) -> Tensor:
+        """The (dof, dof) blocks of H, one a sensor; fixed degrees of freedom have a 1 on the diagonal."""
+        both = self.assembled.diagonal_blocks(reduce) + self.stored.diagonal_blocks(reduce)
+        return both - torch.diag_embed(1 - self.free)
+
+    def hits(self) -> Tensor:
+        """Number of hits with weight of each sensor (sensors,)."""
+        return self.assembled.hits() + self.stored.hits()
+
+
 class Collection:
     """Linearised tracks on their way to a `Problem`: stored while they are few, assembled when many.
 
@@ -159,14 +194,17 @@ class Collection:
     def __init__(self) -> None:
         self.blocks: list[Block] = []
         self.tracks = 0
+        self._coupled: list[Block] = []
         self._assembled: AssembledProblem | None = None
 
     def add(self, sensors: SensorLayer, block: Block) -> None:
         """Add tracks linearised at Θ of the sensors, the same for all."""
+        if len(block.origin_inverse):
+            self._coupled.append(block)
+            return
         self.blocks.append(block)
         self.tracks += len(block.sensor)
-        plain = not len(block.origin_inverse) and block.metric.device.type == "cpu"
-        if self.tracks < MANY or not plain:
+        if self.tracks < MANY or block.metric.device.type != "cpu":
             return
         if self._assembled is None:
             self._assembled = AssembledProblem(sensors)
@@ -176,9 +214,11 @@ class Collection:
 
     def problem(self, sensors: SensorLayer) -> Problem:
         """The problem of all of them; the collection is empty then."""
-        found = self._assembled or Problem(sensors, self.blocks, consume=True)
-        self.blocks, self.tracks, self._assembled = [], 0, None
-        return found
+        assembled, stored = self._assembled, [*self._coupled, *self.blocks]
+        self.blocks, self._coupled, self.tracks, self._assembled = [], [], 0, None
+        if assembled is None or not stored:
+            return assembled or Problem(sensors, stored, consume=True)
+        return JoinedProblem(assembled, Problem(sensors, stored, consume=True))
 
 
 def _neighbours_together(sensor: Array) -> Array:

@@ -26,10 +26,11 @@ from alignnet.geometry.volumes import Volumes
 from alignnet.geometry.weak_modes import rigid_motion_basis
 from alignnet.sensors.hierarchy import frame_motions, theta_motions
 from alignnet.sensors.sensor import SensorLayer
-from alignnet.solvers.assembled import AssembledProblem
+from alignnet.solvers.assembled import AssembledProblem, JoinedProblem
 from alignnet.solvers.hessian import Problem, all_reduced
 from alignnet.solvers.linearised import Block
 from alignnet.solvers.pcg import BlockJacobi
+from alignnet.solvers.term_system import TermSystem
 
 _CHUNK = 1024  # tracks whose small matrices are in memory at a time
 _DENSE = 400  # a level of at most this many volumes gets a dense matrix, a larger one a block for each volume
@@ -110,6 +111,7 @@ class Hierarchical:
             where they are not these themselves: a prior is about the sensor's frame, whatever Θ is.
         penalties: (c · δ)²/σ² of collective displacements, which are 0 for no more than σ: c/σ, each
             (sensors, dof); None for none.
+        terms: of the objective, linearised where the tracks are; None for none. Their rows are penalties too.
     """
 
     def __init__(
@@ -120,10 +122,13 @@ class Hierarchical:
         moves: Tensor,
         basis: Tensor | None = None,
         penalties: Tensor | None = None,
+        terms: TermSystem | None = None,
     ) -> None:
-        self.problem, self.levels = problem, levels
+        self.problem, self.levels, self.terms = problem, levels, terms
         none = problem.free.new_zeros(0, *problem.free.shape)
-        self.penalties = none if penalties is None else penalties.to(problem.free) * problem.free
+        held, rows = none if penalties is None else penalties, none if terms is None else terms.rows
+        self.n_held = len(held)
+        self.penalties = torch.cat([held.to(none), rows.to(none)]) * problem.free
         self.basis = None if basis is None else basis * problem.free[..., None]
         own = problem.free if basis is None else torch.ones_like(problem.free)
         self.own = own * moves[:, None]
@@ -185,7 +190,18 @@ class Hierarchical:
     def __call__(self, x: Tensor) -> Tensor:
         """H with priors and penalties times packed unknowns."""
         moved = self.expand(x)
-        return self.collect(self.problem(moved) + self.penalty(moved)) + self.weight * x
+        force = self.problem(moved) + self.penalty(moved)
+        if self.terms is not None:
+            force = force + self.terms(moved) * self.problem.free
+        return self.collect(force) + self.weight * x
+
+    def gradient(self, moved: Tensor) -> Tensor:
+        """g of the tracks, of penalties at a displacement from the start, and of terms (sensors, dof)."""
+        held = self.penalties[: self.n_held]
+        total = self.problem.gradient() + torch.einsum(
+            "k,ksd->sd", torch.einsum("ksd,sd->k", held, moved), held
+        )
+        return total if self.terms is None else total + self.terms.gradient.to(total)
 
     def penalty(self, displacement: Tensor) -> Tensor:
         """The gradient of the penalties at a displacement, both (sensors, dof)."""
@@ -208,9 +224,10 @@ class Hierarchical:
         draw = torch.randn(len(self), generator=generator, dtype=self.weight.dtype)
         few = torch.randn(len(self.penalties), generator=generator, dtype=self.weight.dtype)
         held = torch.einsum("k,ksd->sd", few.to(self.penalties), self.penalties)
-        return self.collect(self.problem.noise(seed) + held) + self.weight.sqrt() * draw.to(
-            self.weight.device
-        )
+        force = self.problem.noise(seed) + held
+        if self.terms is not None:
+            force = force + self.terms.noise(seed).to(force)
+        return self.collect(force) + self.weight.sqrt() * draw.to(self.weight.device)
 
     def preconditioner(self) -> Preconditioner:
         """Each level's own matrix, inverted."""
@@ -229,20 +246,26 @@ class Preconditioner:
 
     def __init__(self, hierarchy: Hierarchical, with_levels: bool = True) -> None:
         self.hierarchy = hierarchy
-        blocks = hierarchy.diagonal_blocks()
-        first = hierarchy.weight.split(hierarchy._sizes)[0]
-        own, basis = hierarchy.own, hierarchy.basis
-        mine = blocks if basis is None else basis.mT @ blocks @ basis
-        local = mine * own[:, :, None] * own[:, None, :] + torch.diag_embed(first.view_as(own) + (1 - own))
-        self.sensors = BlockJacobi(local)
+        blocks = hierarchy.problem.diagonal_blocks()
+        self._tracks = self._inverted(blocks)  # penalties are whoever wraps this one's
+        whole = len(hierarchy.penalties) > 0
+        self.sensors = self._inverted(hierarchy.diagonal_blocks()) if whole else self._tracks
         levels = hierarchy.levels if with_levels else []
         self.levels = [_level_inverse(hierarchy.problem, level, blocks) for level in levels]
+
+    def _inverted(self, blocks: Tensor) -> BlockJacobi:
+        """The sensors' own blocks of a matrix (sensors, dof, dof), with priors, inverted."""
+        h = self.hierarchy
+        first, own, basis = h.weight.split(h._sizes)[0], h.own, h.basis
+        mine = blocks if basis is None else basis.mT @ blocks @ basis
+        local = mine * own[:, :, None] * own[:, None, :] + torch.diag_embed(first.view_as(own) + (1 - own))
+        return BlockJacobi(local)
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The preconditioner times packed unknowns."""
         h = self.hierarchy
         first, *rest = vector.split(h._sizes)
-        parts = [(self.sensors(first.view_as(h.own)) * h.own).flatten()]
+        parts = [(self._tracks(first.view_as(h.own)) * h.own).flatten()]
         for part, level, inverse in zip(rest, h.levels, self.levels, strict=True):
             if isinstance(inverse, BlockJacobi):
                 parts.append(inverse(part.view(level.n_groups, -1)).flatten())
@@ -288,6 +311,8 @@ def level_matrix(problem: Problem, level: Level) -> Tensor:
     tracks through a fitted origin is left out: this matrix only preconditions.
     """
     n, prior = level.n_groups * level.basis.shape[-1], torch.diag(level.weight.repeat(level.n_groups))
+    if isinstance(problem, JoinedProblem):
+        return level_matrix(problem.assembled, level) + level_matrix(problem.stored, level) - prior
     if isinstance(problem, AssembledProblem):
         return problem.between_volumes(level.basis, level.group, level.n_groups) + prior
     motions = problem.jacobian @ level.basis

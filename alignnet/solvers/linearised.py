@@ -27,6 +27,7 @@ from torch import Tensor
 from alignnet.data.batch import Batch
 from alignnet.geometry.plane import Plane
 from alignnet.loss.chi2 import Fit, HelixChi2
+from alignnet.loss.decay_chi2 import DecayChi2
 from alignnet.physics import helix as hx
 from alignnet.physics.trackfit import residuals, solve
 from alignnet.sensors.sensor import SensorLayer
@@ -84,6 +85,25 @@ class Block(NamedTuple):
             self.event[rows], self.towards_origin[rows, :n], self.origin_inverse,
         )  # fmt: skip
 
+    def weighted(self, weight: float) -> Block:
+        """The same tracks, their χ² counted `weight` times."""
+        if weight == 1:
+            return self
+        return self._replace(
+            force=self.force * weight,
+            noise=self.noise * weight**0.5,
+            metric=self.metric * weight,
+            towards_origin=self.towards_origin * weight**0.5,
+        )
+
+    def with_origins(self) -> Block:
+        """The same tracks as if their events had origins that nothing depends on, beside others that have."""
+        if len(self.origin_inverse):
+            return self
+        n_events = int(self.event.max()) + 1 if len(self.event) else 0
+        towards = self.metric.new_zeros(*self.metric.shape[:2], 3)
+        return self._replace(towards_origin=towards, origin_inverse=self.metric.new_zeros(n_events, 3, 3))
+
     def by_length(self) -> list[Block]:
         """The same tracks in blocks without padding, one for each number of hits."""
         count = self.is_hit.sum(-1)
@@ -97,13 +117,15 @@ def merged(blocks: list[Block], consume: bool = False) -> list[Block]:
         blocks: of batches.
         consume: empty the list on the way, so that not all of it is in memory twice.
     """
-    shift = 0
+    shift, inverses = 0, []
     parts: dict[int, list[Block]] = {}
-    for block in blocks:
+    coupled = any(len(block.origin_inverse) for block in blocks)
+    for block in (block.with_origins() if coupled else block for block in blocks):
         for part in block.by_length():
             parts.setdefault(part.n_hits, []).append(part._replace(event=part.event + shift))
         shift += len(block.origin_inverse)
-    inverse = torch.cat([block.origin_inverse for block in blocks]) if blocks else torch.zeros(0, 3, 3)
+        inverses.append(block.origin_inverse)
+    inverse = torch.cat(inverses) if inverses else torch.zeros(0, 3, 3)
     if consume:
         blocks.clear()
     return [
@@ -140,6 +162,8 @@ def linearise_at(
 ) -> Block:
     """The linearised problem at a given fit; `weight` is that of its tracks, where it is known already."""
     scale = loss.at(planes, fit, batch).weight if weight is None else weight
+    if isinstance(loss, DecayChi2):
+        return _linearised_pairs(loss, sensors, planes, fit, batch, dtype, seed, scale)
     if compiled_linear.applies(loss, fit, batch):
         epsilon = _standard_normal(
             scale.new_empty(len(scale), compiled_linear.rows_of(fit, batch)), batch, seed
@@ -167,6 +191,53 @@ def linearise_at(
     stored = [t.to(dtype) for t in (slope, arm, response, force, noise, metric)]
     rest = [batch.event, towards.to(dtype), inverse.to(dtype)]
     return Block._make([batch.sensor, batch.is_hit, *stored, *rest])
+
+
+def _linearised_pairs(
+    loss: DecayChi2,
+    sensors: SensorLayer,
+    planes: Plane,
+    fit: Fit,
+    batch: Batch,
+    dtype: torch.dtype,
+    seed: int,
+    scale: Tensor,
+) -> Block:
+    """Each pair as one track that has the hits of both; point and momenta are projected out."""
+    rows = loss.pair_rows(planes, fit, batch)
+    pairs, weight = rows.pairs, scale[rows.pairs[:, 0]]
+    r, j = _used(rows.residual, weight), _used(rows.jacobian, weight)
+    n, hits = len(pairs), 2 * batch.sensor.shape[1]
+    eye = torch.eye(hits, dtype=r.dtype, device=r.device).expand(batch.n_tracks, -1, -1)
+    own = fit.whitening.to(r.dtype)(eye)[pairs]  # (pairs, 2, 2·hits, 2·hits)
+    columns = r.new_zeros(n, 2, hits + 2, 2, hits)
+    columns[:, 0, :hits, 0], columns[:, 1, :hits, 1] = own[:, 0], own[:, 1]
+    columns = torch.cat([columns.view(n, 2 * hits + 4, 2 * hits), r.new_zeros(n, 1, 2 * hits)], 1)
+    q, _ = torch.linalg.qr(j / j.square().sum(-2, keepdim=True).sqrt().clamp_min(1e-30))
+    projected = _used(columns - q @ (q.transpose(-1, -2) @ columns), weight)
+    metric = projected.transpose(-1, -2) @ projected * weight[:, None, None]
+    epsilon = _standard_normal(r, batch, seed) * weight.sqrt()[:, None]
+    force, noise = _forces(projected, r * weight[:, None]), _forces(projected, epsilon)
+    slope, arm = _levers(sensors, planes, fit, batch)
+    of_hits = (slope, arm, _response(sensors, planes, slope, arm, batch))
+    levers = (_used(lever[pairs].flatten(1, 2), weight) for lever in of_hits)
+    stored = [t.to(dtype) for t in (*levers, force, noise, metric)]
+    event, none = torch.arange(n, device=pairs.device), (r.new_zeros(n, 0, 3), r.new_zeros(0, 3, 3))
+    shared = batch.sensor[pairs].flatten(1), batch.is_hit[pairs].flatten(1)
+    return _hits_first(Block._make([*shared, *stored, event, *(t.to(dtype) for t in none)]))
+
+
+def _hits_first(block: Block) -> Block:
+    """The same with the hits of each track before what is padding, as elsewhere."""
+    order = (~block.is_hit).long().argsort(dim=-1, stable=True)
+    rows = (2 * order[..., None] + torch.arange(2, device=order.device)).flatten(1)
+    each = torch.arange(len(order), device=order.device)[:, None]
+    metric = block.metric[each[..., None], rows[:, :, None], rows[:, None, :]]
+    return block._replace(
+        **{name: getattr(block, name)[each, order] for name in ("sensor", "is_hit", "slope", "arm")},
+        **{name: getattr(block, name)[each, rows] for name in ("force", "noise")},
+        metric=metric,
+    )
 
 
 def _used(values: Tensor, scale: Tensor) -> Tensor:

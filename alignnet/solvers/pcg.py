@@ -10,6 +10,9 @@ from torch import Tensor
 
 from alignnet.errors import ConvergenceError
 
+_ROUNDING = 1e-10
+"""Of the first rᵀM⁻¹r: by so much it may fall below 0. Constraints that take most of r leave its rounding."""
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -65,7 +68,8 @@ def conjugate_gradients(
     x, r = torch.zeros_like(b), b.clone()
     z = preconditioner(r)
     p, rho = z.clone(), float((r * z).sum())
-    start, iteration = _checked(rho, rho, 0), 0
+    start, iteration = _checked(rho, enough, 0), 0
+    rho = start
     goal = max(tolerance**2 * start, enough)
     while iteration < max_iterations and rho > goal:
         q = matrix(p)
@@ -78,7 +82,7 @@ def conjugate_gradients(
             )
         x, r = x + rho / curvature * p, r - rho / curvature * q
         z = preconditioner(r)
-        rho, last = _checked(float((r * z).sum()), start, iteration), rho
+        rho, last = _checked(float((r * z).sum()), max(_ROUNDING * start, enough), iteration), rho
         p, iteration = z + rho / last * p, iteration + 1
         if progress is not None:
             progress(iteration, (rho / start) ** 0.5)
@@ -86,8 +90,8 @@ def conjugate_gradients(
     return Solution(x, iteration, residual, rho <= goal)
 
 
-def _checked(rho: float, start: float, iteration: int) -> float:
+def _checked(rho: float, rounding: float, iteration: int) -> float:
     """rᵀM⁻¹r, finite and, but for rounding, not below 0."""
-    if not -1e-12 * start <= rho < float("inf"):
+    if not -rounding <= rho < float("inf"):
         raise ConvergenceError(f"conjugate gradients met the norm {rho:.3g} in iteration {iteration}")
     return max(rho, 0.0)

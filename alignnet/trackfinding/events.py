@@ -6,7 +6,7 @@ floor(entry + slope · l). There is no momentum, no scattering and no inefficien
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -49,8 +49,10 @@ class Toy(Protocol):
         ...
 
 
-def n_events_of(batch: Batch) -> int:
+def n_events_of(batch: Any) -> int:
     """How many events a batch has."""
+    if hasattr(batch, "n_events"):
+        return int(batch.n_events)
     if isinstance(batch, SegmentGraphs):
         return int(batch.graph.max()) + 1 if len(batch.graph) else 0
     return len(batch.image)

@@ -33,14 +33,18 @@ def maximised(
     with torch.no_grad():
         channels = layers(torch.zeros(1, 1, size, size)).shape[1]
     image = torch.rand(channels, 1, size, size, generator=rng)
-    own = torch.arange(channels)
     for _ in range(steps):
         image.requires_grad_(True)
-        activation = layers(image)[own, own].mean((-2, -1)).sum()
-        (gradient,) = torch.autograd.grad(activation, image)
+        (gradient,) = torch.autograd.grad(excitation(layers, image).sum(), image)
         rms = gradient.square().mean((-3, -2, -1), keepdim=True).sqrt()
         image = (image + step * gradient / (rms + 1e-5)).detach()
     return _contrast(image[:, 0, 1:-1, 1:-1])
+
+
+def excitation(layers: nn.Module, image: Tensor) -> Tensor:
+    """Mean activation (channels,) of each channel by the image (channels, 1, size, size) of its number."""
+    own = torch.arange(len(image))
+    return layers(image)[own, own].mean((-2, -1))
 
 
 def convolutions_until(system: nn.Module, number: int) -> nn.Sequential:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -32,7 +33,7 @@ def image_rows(rows: Mapping[str, Tensor]) -> Figure:
 
 def draw(axis: Axes, image: Tensor) -> None:
     """One image (layers, pixels) in grey, dark where it is high."""
-    axis.imshow(image.detach().float().cpu().T, origin="lower", cmap="Greys", aspect="auto")
+    axis.imshow(image.detach().float().cpu().numpy().T, origin="lower", cmap="Greys", aspect="auto")
     axis.set(xticks=[], yticks=[])
 
 
@@ -49,9 +50,9 @@ def seeded_events(logits: Tensor, batch: SeededEvents) -> Figure:
     score = torch.cat([torch.zeros_like(image[:, :skip]), score], 1)
     figure = image_rows({"hits": image, "score": score, "found": image})
     for k, axis in enumerate(figure.axes[-len(image) :]):
-        layers = torch.arange(image.shape[1])
-        axis.plot(layers, truth[k].cpu(), "o", color=TRUE, markersize=3, markerfacecolor="none")
-        axis.plot(layers[skip:], found[k].cpu(), "x", color=FOUND, markersize=2.5)
+        layers = np.arange(image.shape[1])
+        axis.plot(layers, truth[k].cpu().numpy(), "o", color=TRUE, markersize=3, markerfacecolor="none")
+        axis.plot(layers[skip:], found[k].cpu().numpy(), "x", color=FOUND, markersize=2.5)
     return figure
 
 
@@ -69,11 +70,11 @@ def line_answers(batch: LineEvents, lines: Tensor, shown: Tensor) -> Figure:
         shown: (events, tracks) bool: which of them are tracks.
     """
     figure = image_rows({"hits": batch.image})
-    ends = torch.tensor([0.0, batch.image.shape[1] - 1.0])
+    ends = np.array([0.0, batch.image.shape[1] - 1.0])
     for k, axis in enumerate(figure.axes):
-        for line in batch.lines[k][batch.present[k]].cpu():
+        for line in batch.lines[k][batch.present[k]].cpu().numpy():
             axis.plot(ends, line[0] + line[1] * ends - 0.5, color=TRUE, linewidth=0.8)
-        for line in lines[k][shown[k]].detach().cpu():
+        for line in lines[k][shown[k]].detach().cpu().numpy():
             axis.plot(ends, line[0] + line[1] * ends - 0.5, "--", color=FOUND, linewidth=0.8)
     return figure
 
@@ -90,7 +91,7 @@ def confusion(found: Tensor, truth: Tensor, most: int) -> Figure:
     counts = torch.bincount(truth * n + found, minlength=n * n).view(n, n).float()
     figure = Figure(figsize=(3.6, 3.2), layout="constrained")
     axis = figure.subplots()
-    part = (counts / counts.sum(1, keepdim=True).clamp(min=1)).T.cpu()
+    part = (counts / counts.sum(1, keepdim=True).clamp(min=1)).T.cpu().numpy()
     shown = axis.imshow(part, origin="lower", cmap="Blues")
     axis.set(xlabel="tracks", ylabel="tracks found")
     figure.colorbar(shown, ax=axis)
@@ -113,7 +114,7 @@ def graph_edges(batch: SegmentGraphs, score: Tensor) -> Figure:
     kinds = {"edges": torch.ones_like(score) > 0, "found": score > 0.5, "true": batch.truth > 0.5}
     for row, (name, chosen) in zip(figure.subplots(3, SHOWN), kinds.items(), strict=True):
         for event, axis in enumerate(row):
-            ends = batch.hits[batch.edges[:, chosen & (graph == event)]].detach().cpu()
+            ends = batch.hits[batch.edges[:, chosen & (graph == event)]].detach().cpu().numpy()
             axis.plot(ends[..., 0], ends[..., 1], color=TRUE, linewidth=0.5)
             axis.set(xticks=[], yticks=[])
         row[0].set_ylabel(name)

@@ -16,8 +16,10 @@ from matplotlib.figure import Figure
 
 from alignnet.errors import ConfigError
 from alignnet.trackfinding.data import TrackfindingData
+from alignnet.trackfinding.filters import convolutions_until, filter_figure, maximised
 from alignnet.trackfinding.metrics import Mean, joined
 from alignnet.trackfinding.module import TrackFinder
+from alignnet.trackfinding.objectives.likelihood import LineLikelihood
 from alignnet.trackfinding.objectives.objective import Objective
 from alignnet.trackfinding.pictures import learning_curve
 from alignnet.training.callbacks import Checkpoints
@@ -34,12 +36,13 @@ class LearningMonitor(L.Callback):
 
     Args:
         figure_every: epochs between pictures; 0 for none.
+        filters: number of the convolution whose filters are pictured too, at the end.
     """
 
-    def __init__(self, figure_every: int = 1) -> None:
+    def __init__(self, figure_every: int = 1, filters: int | None = None) -> None:
         if figure_every < 0:
             raise ConfigError(f"figure_every is {figure_every}; expected epochs, 0 for no pictures")
-        self.figure_every = figure_every
+        self.figure_every, self.filters = figure_every, filters
         self.history: list[dict[str, float]] = []
         self.cpu_seconds, self._started = 0.0, 0.0
 
@@ -69,16 +72,19 @@ class LearningMonitor(L.Callback):
                  values.get("train/loss_epoch", float("nan")), merits)  # fmt: skip
         last = trainer.current_epoch + 1 == trainer.max_epochs
         if self.figure_every and (last or trainer.current_epoch % self.figure_every == 0):
-            self._draw(trainer, pl_module)
+            self._draw(trainer, pl_module, last)
 
-    def _draw(self, trainer: L.Trainer, module: TrackFinder) -> None:
+    def _draw(self, trainer: L.Trainer, module: TrackFinder, last: bool) -> None:
         if not isinstance(trainer.logger, TensorBoardLogger):
             return
-        figures: Mapping[str, Figure] = pictures(module, trainer.datamodule)  # type: ignore[attr-defined]
+        data: TrackfindingData = trainer.datamodule  # type: ignore[attr-defined]
+        figures = pictures(module, data)
         names = [f"val/{name}" for name in module.objective.merits]
-        board = trainer.logger.experiment
-        for tag, figure in {**figures, "learning": learning_curve(self.history, names)}.items():
-            board.add_figure(tag, figure, trainer.current_epoch)
+        figures["learning"] = learning_curve(self.history, names)
+        if last and self.filters is not None:
+            figures["filters"] = filter_pictures(module, data, self.filters)
+        for tag, figure in figures.items():
+            trainer.logger.experiment.add_figure(tag, figure, trainer.current_epoch)
 
 
 def pictures(module: TrackFinder, data: TrackfindingData) -> dict[str, Figure]:
@@ -90,6 +96,13 @@ def pictures(module: TrackFinder, data: TrackfindingData) -> dict[str, Figure]:
         figures = module.objective.show(module.objective.output(module.system, batch), batch)
     module.train(training)
     return figures
+
+
+def filter_pictures(module: TrackFinder, data: TrackfindingData, number: int) -> Figure:
+    """What excites the filters of a convolution most, on images of the data's size."""
+    layers = convolutions_until(module.system, number)
+    size = data.batches["validation"][0].image.shape[-1]  # type: ignore[union-attr]
+    return filter_figure(maximised(layers.cpu(), size, torch.Generator().manual_seed(0)))
 
 
 def make_trainer(folder: Path, options: Mapping[str, Any], monitor: LearningMonitor) -> L.Trainer:
@@ -111,9 +124,21 @@ def make_trainer(folder: Path, options: Mapping[str, Any], monitor: LearningMoni
 
 
 def tested(trainer: L.Trainer, module: TrackFinder, data: TrackfindingData) -> dict[str, float]:
-    """Figures of merit of the system as it is, on the test events."""
+    """Figures of merit of the system as it is, on the test events.
+
+    Where the objective estimates errors these are scaled first, so that the pulls of the validation events
+    have an r.m.s. of 1; figures with errors as they were trained are there too, as "…_as_trained".
+    """
+    if not isinstance(module.objective, LineLikelihood):
+        trainer.test(module, datamodule=data, verbose=False)
+        return module.figures_of_merit()
+    trainer.validate(module, datamodule=data, verbose=False)
+    validation = module.figures_of_merit()
     trainer.test(module, datamodule=data, verbose=False)
-    return module.figures_of_merit()
+    as_trained = {f"{name}_as_trained": value for name, value in module.figures_of_merit().items()}
+    module.objective.calibrate(validation)
+    trainer.test(module, datamodule=data, verbose=False)
+    return module.figures_of_merit() | as_trained
 
 
 def baseline_figures(

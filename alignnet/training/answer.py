@@ -12,11 +12,11 @@ from alignnet.data.root_volumes import LevelAnswer
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.errors import Errors
 from alignnet.solvers.hessian import Problem
-from alignnet.solvers.linearised import linearise
 from alignnet.solvers.mode_errors import ModeErrors
 from alignnet.solvers.spectrum import Spectrum
 from alignnet.training.module import AlignmentModule
-from alignnet.training.optim import GaussNewton
+from alignnet.training.optim import GaussNewton, PreconditionedSGD
+from alignnet.training.schedule import SENSOR
 from alignnet.training.uncertainty import Uncertainty
 from alignnet.training.volume_answers import Placed, carried_errors, level_answers
 
@@ -63,8 +63,8 @@ def answer_of(
     layer = SensorLayer.at(module.detector, local)
     solver = _solver(module, layer)
     for batch in data.loader("train"):
-        for part in module.loss.parts(batch):
-            solver.add(linearise(module.loss, layer, part, solver.dtype, module.seed))
+        for block in module.blocks(batch, layer, solver.dtype):
+            solver.add(block)
     system = solver.system()
     problem = system[0].problem
     n_hits = problem.hits()
@@ -82,11 +82,11 @@ def answer_of(
     return Answer(local, error, n_hits, status, error_draws, *rest)
 
 
-def _trained(module: AlignmentModule) -> GaussNewton | None:
+def _trained(module: AlignmentModule) -> GaussNewton | PreconditionedSGD | None:
     """The optimiser that the module was trained with, where it knows of volumes."""
     trainer = getattr(module, "_trainer", None)
     used = trainer.optimizers[0] if trainer is not None and trainer.optimizers else None
-    return used if isinstance(used, GaussNewton) else None
+    return used if isinstance(used, GaussNewton | PreconditionedSGD) else None
 
 
 def _solver(module: AlignmentModule, layer: SensorLayer) -> GaussNewton:
@@ -99,11 +99,15 @@ def _solver(module: AlignmentModule, layer: SensorLayer) -> GaussNewton:
     if isinstance(used, GaussNewton):
         solver = module.make_optimizer([layer.theta])
         assert isinstance(solver, GaussNewton)
+    elif isinstance(used, PreconditionedSGD) and tuple(used.wanted) != (SENSOR,):
+        above = {name: None for name in used.wanted if name != SENSOR}
+        solver = GaussNewton([layer.theta], levels=above, schedule=[{"levels": list(used.wanted)}])
     else:
         solver = GaussNewton([layer.theta], levels={"half_barrel": None, "stave": None})
-    solver.attach(module.detector, layer)
+    solver.attach(module.detector, layer, module.objective.terms)
     trained = _trained(module)
-    solver.go_to(len(solver.stages) - 1 if trained is None else trained.stages.index(trained.stage))
+    last = len(solver.stages) - 1
+    solver.go_to(trained.stage_number if isinstance(trained, GaussNewton) else last)
     return solver
 
 

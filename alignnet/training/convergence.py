@@ -73,7 +73,7 @@ def judged(optimizer: torch.optim.Optimizer, loss: HelixChi2, epochs: int) -> Co
         return Convergence(False, ("no step was made",), epochs)
     checks = _checks(optimizer, report, loss)
     if not optimizer.on_last_stage:
-        n, many = optimizer.stages.index(optimizer.stage) + 1, len(optimizer.stages)
+        n, many = optimizer.stage_number + 1, len(optimizer.stages)
         checks = [(False, f"stage {n} of {many} of optimizer.schedule ({optimizer.stage})")]
     converged = all(good for good, _ in checks)
     reasons = tuple(text for good, text in checks if good == converged)

@@ -6,7 +6,8 @@ times the number of ranks over the joint denominator: N ranks do what one proces
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -17,16 +18,19 @@ from torch.utils.data import DataLoader
 
 from alignnet.data.batch import Batch
 from alignnet.data.datamodule import to_device
+from alignnet.data.joint import JointBatch
 from alignnet.errors import CheckpointError, ConfigError, ConvergenceError
 from alignnet.geometry.detector import Detector
 from alignnet.loss.chi2 import Chi2, HelixChi2
+from alignnet.loss.objective import DataSet, Objective
 from alignnet.loss.residuals import LayerSums, path_residual
 from alignnet.sensors.field import follows_field
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.hessian import Problem, all_reduced
-from alignnet.solvers.linearised import linearise, linearise_at
+from alignnet.solvers.linearised import Block, linearise, linearise_at
 from alignnet.training.optim import GaussNewton, PreconditionedSGD
-from alignnet.training.robust_schedule import begin_epoch, measure_scales, used_fractions
+from alignnet.training.robust_schedule import begin_epoch, measure_scales
+from alignnet.training.sums import EpochSums, fractions, joint, means_of
 from alignnet.units import UM
 
 _CURVATURE_BATCHES = 3  # batches with which the largest eigenvalue is measured
@@ -41,6 +45,7 @@ class AlignmentModule(L.LightningModule):
         optimizer: makes the optimiser of given parameters.
         detector: nominal places; what a checkpoint must agree with.
         local_training: the ranks' gradients are not averaged (their Θ are, by `PartitionAveraging`).
+        objective: further data sets and terms, its first set with `loss`; default: that alone.
     """
 
     def __init__(
@@ -50,14 +55,24 @@ class AlignmentModule(L.LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer],
         detector: Detector,
         local_training: bool = False,
+        objective: Objective | None = None,
     ) -> None:
         super().__init__()
         self.sensors, self.loss = sensors, loss
+        self._objective = Objective(loss) if objective is None else objective
+        self.further = torch.nn.ModuleList(one.loss for one in self._objective.others)
+        if len(self._objective.terms):
+            self.further.append(self._objective.terms)
         self.make_optimizer, self.detector, self.local_training = optimizer, detector, local_training
-        self.sums: dict[str, Tensor] = {}
+        self.sums = EpochSums()
         self.layer_sums = LayerSums(detector.layer)
         self.seed = 0
         self.train_chi2 = 0.0  # Σχ² of the last epoch's training tracks, over all ranks
+
+    @property
+    def objective(self) -> Objective:
+        """What is minimised, its first set with the module's loss."""
+        return replace(self._objective, first=self.loss)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The configured optimiser; Gauss–Newton switches to manual optimisation, one step an epoch.
@@ -76,8 +91,14 @@ class AlignmentModule(L.LightningModule):
                 f"{type(optimizer).__name__} moves sensors, not the weights of a correction field "
                 "(sensors.parametrisation=field); choose optimizer=adam"
             )
-        if isinstance(optimizer, GaussNewton):
+        if isinstance(optimizer, PreconditionedSGD):
             optimizer.attach(self.detector, self.sensors)
+        if isinstance(optimizer, PreconditionedSGD) and optimizer.levels and self.local_training:
+            raise ConfigError(
+                "optimizer.levels does not go with averaging, which is of sensors: leave one out"
+            )
+        if isinstance(optimizer, GaussNewton):
+            optimizer.attach(self.detector, self.sensors, self.objective.terms)
             self.automatic_optimization = False
         return optimizer
 
@@ -97,7 +118,7 @@ class AlignmentModule(L.LightningModule):
         sampler = getattr(self.trainer.train_dataloader, "batch_sampler", None)
         if sampler is not None and hasattr(sampler, "set_epoch"):
             sampler.set_epoch(self.current_epoch)
-        self.sums = {}
+        self.sums.forget("train")
         self._prepare_weights()
         optimizer = self.optimizer
         if isinstance(optimizer, PreconditionedSGD) and optimizer.needs_curvature(self.current_epoch):
@@ -106,7 +127,7 @@ class AlignmentModule(L.LightningModule):
             largest = optimizer.state[self.sensors.theta]["largest"]
             self.log("train/largest_eigenvalue", largest, on_step=False, on_epoch=True, batch_size=1)
 
-    def training_step(self, batch: Batch, index: int) -> Tensor | None:
+    def training_step(self, batch: Batch | JointBatch, index: int) -> Tensor | None:
         """This rank's share of the cost of a batch; with Gauss–Newton, tracks for the epoch's step."""
         last = self.trainer.is_last_batch
         if isinstance(self.optimizer, GaussNewton):
@@ -122,15 +143,17 @@ class AlignmentModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums of this pass."""
-        self.sums = {k: v for k, v in self.sums.items() if not k.startswith("val")}
+        self.sums.forget("val")
         self.layer_sums = LayerSums(self.detector.layer)
 
-    def validation_step(self, batch: Batch, index: int) -> None:
-        """χ² and residuals of events that are not trained on."""
-        chi2 = self.loss(self.sensors, batch)
-        self._check(chi2)
-        self._count("val", chi2)
-        self.layer_sums.add(path_residual(self.loss, chi2), batch.sensor, chi2.used_hits)
+    def validation_step(self, batch: Batch | JointBatch, index: int) -> None:
+        """χ² of events that are not trained on, and residuals of those of the first set."""
+        for one, part in self.objective.pairs(batch):
+            chi2 = one.loss(self.sensors, part)
+            self._check(chi2)
+            self._count("val", one, chi2)
+            if one.loss is self.loss:
+                self.layer_sums.add(path_residual(one.loss, chi2), part.sensor, chi2.used_hits)
 
     def on_validation_epoch_end(self) -> None:
         """The pass's means."""
@@ -189,15 +212,20 @@ class AlignmentModule(L.LightningModule):
             else type(self.sensors.parametrisation).__name__,
         }
 
-    def _cost(self, batch: Batch) -> Tensor:
-        chi2 = self.loss(self.sensors, batch)
-        self._check(chi2)
-        self._count("train", chi2)
-        total, count = chi2.sums(self.loss.normalisation)
+    def _cost(self, batch: Batch | JointBatch) -> Tensor:
+        total, count = self.sensors.theta.new_zeros(()), self.sensors.theta.new_zeros(())
+        for one, part in self.objective.pairs(batch):
+            chi2 = one.loss(self.sensors, part)
+            self._check(chi2)
+            self._count("train", one, chi2)
+            mine, ndf = chi2.sums(one.loss.normalisation)
+            total, count = total + one.weight * mine, count + one.weight * ndf
+        ranks = 1 if self.local_training else self.trainer.world_size
+        if len(self.objective.terms):
+            total = total + self.objective.terms.chi2(self.sensors) / (len(self._training_batches) * ranks)
         if self.local_training:
             return total / count.clamp_min(1)
-        joint = all_reduced(count.detach().clone())
-        return total * self.trainer.world_size / joint.clamp_min(1)
+        return total * ranks / all_reduced(count.detach().clone()).clamp_min(1)
 
     def _step(self) -> None:
         """Gauss–Newton's step, through Lightning's wrapper, which counts it."""
@@ -205,35 +233,47 @@ class AlignmentModule(L.LightningModule):
         assert not isinstance(wrapped, list)
         wrapped.step()
 
-    def _linearise(self, batch: Batch, optimizer: GaussNewton) -> None:
-        found = []
-        with torch.no_grad():
-            for part in self.loss.parts(batch):
-                planes = self.sensors.planes(part.uv, part.sensor)
-                fit = self.loss.fit(planes, part)
-                chi2 = self.loss.at(planes, fit, part)
-                self._count("train", chi2)
-                found.append(chi2)
-                block = linearise_at(
-                    self.loss, self.sensors, planes, fit, part, optimizer.dtype, self.seed, chi2.weight
-                )
-                optimizer.add(block)
-        self._check(*found)
+    def _linearise(self, batch: Batch | JointBatch, optimizer: GaussNewton) -> None:
+        for one, whole in self.objective.pairs(batch):
+            self._check(*(self._linearised(one, part, optimizer) for part in one.loss.parts(whole)))
+
+    @torch.no_grad()
+    def _linearised(self, one: DataSet, part: Batch, optimizer: GaussNewton) -> Chi2:
+        planes = self.sensors.planes(part.uv, part.sensor)
+        fit = one.loss.fit(planes, part)
+        chi2 = one.loss.at(planes, fit, part)
+        self._count("train", one, chi2)
+        block = linearise_at(
+            one.loss, self.sensors, planes, fit, part, optimizer.dtype, self.seed, chi2.weight
+        )
+        optimizer.add(block.weighted(one.weight))
+        return chi2
+
+    def blocks(self, batch: Batch | JointBatch, sensors: SensorLayer, dtype: torch.dtype) -> Iterator[Block]:
+        """The linearised tracks of a batch at the sensors' places, as their sets' weights count them."""
+        for one, whole in self.objective.pairs(batch):
+            for part in one.loss.parts(whole):
+                yield linearise(one.loss, sensors, part, dtype, self.seed).weighted(one.weight)
 
     def _prepare_weights(self) -> None:
         """The kinds and scales of robust weights in this epoch."""
-        begin_epoch(self.loss, self.current_epoch)
-        on_device = (to_device(batch, self.device) for batch in self._training_batches)
-        measure_scales(self.loss, self.sensors, on_device)
+        for i, one in enumerate(self.objective.sets):
+            begin_epoch(one.loss, self.current_epoch)
+            measure_scales(one.loss, self.sensors, self._batches_of(i))
         tau, scale = self.loss.hit_weights.scale, self.loss.weights.scale
         named = {"hit_tau_um": None if tau is None else tau / UM, "track_scale": scale}
         for name, value in named.items():
             if value is not None:
                 self.log(f"robust/{name}", value, on_step=False, on_epoch=True, batch_size=1)
 
+    def _batches_of(self, i: int) -> Iterator[Batch]:
+        """The training batches of one of the sets."""
+        for batch in self._training_batches:
+            yield to_device(batch if isinstance(batch, Batch) else batch[i], self.device)
+
     @property
-    def _training_batches(self) -> DataLoader[Batch]:
-        loader: DataLoader[Batch] | None = self.trainer.train_dataloader
+    def _training_batches(self) -> DataLoader[Any]:
+        loader: DataLoader[Any] | None = self.trainer.train_dataloader
         assert loader is not None
         return loader
 
@@ -245,18 +285,20 @@ class AlignmentModule(L.LightningModule):
         ndf = torch.zeros((), dtype=torch.float64)
         sample: list[Problem] = []
         for batch in self._training_batches:
-            block = linearise(self.loss, self.sensors, to_device(batch, self.device))
-            problem = Problem(self.sensors, [block])
+            pairs = [(one, to_device(part, self.device)) for one, part in self.objective.pairs(batch)]
+            blocks = [linearise(one.loss, self.sensors, part).weighted(one.weight) for one, part in pairs]
+            problem = Problem(self.sensors, blocks)
             total = total + problem.diagonal_blocks(reduce=False)
-            ndf += self._ndf(batch)
+            ndf += sum(one.weight * self._ndf(one.loss, part) for one, part in pairs)
             sample += [problem] if len(sample) < _CURVATURE_BATCHES else []
         mean_ndf = float(all_reduced(ndf)) / n_batches
         optimizer.precondition(all_reduced(total) / n_batches, sample, mean_ndf, 1 / n_batches)
 
-    def _ndf(self, batch: Batch) -> int:
+    @staticmethod
+    def _ndf(loss: HelixChi2, batch: Batch) -> int:
         """Degrees of freedom of this rank's part of a batch."""
-        rows = 2 * batch.is_hit.sum() + 2 * (self.loss.vertex != "absent") * batch.has_vertex.sum()
-        return int(rows) - self.loss.n_parameters * batch.n_tracks
+        rows = 2 * batch.is_hit.sum() + 2 * (loss.vertex != "absent") * batch.has_vertex.sum()
+        return int(rows) - loss.n_parameters * batch.n_tracks
 
     def _check(self, *parts: Chi2) -> None:
         """Stop, on all ranks, where a fitted track's χ² is not finite or most tracks cannot be fitted."""
@@ -279,28 +321,8 @@ class AlignmentModule(L.LightningModule):
             "the last good checkpoint is kept. Look at these events, lower optimizer.lr, or set loss.weights"
         )
 
-    def _count(self, stage: str, chi2: Chi2) -> None:
-        with torch.no_grad():
-            w, hits = chi2.weight, chi2.batch.is_hit & chi2.fit.ok[:, None]
-            used = w > 0
-            _, ndf = chi2.per_event()
-            total, count = chi2.sums(self.loss.normalisation)
-            values = {
-                "track": (torch.where(used, chi2.track, 0.0) * w).sum(),
-                "vertex": (torch.where(used, chi2.vertex, 0.0) * w).sum() + chi2.origin.sum(),
-                "ndf": ndf.sum(),
-                "total": total,
-                "count": count,
-                "tracks": torch.as_tensor(float(chi2.batch.n_tracks)),
-                "weight": w.sum(),
-                "hits": chi2.batch.is_hit.sum(),
-                "hit_weight": (hits if chi2.fit.hit_weight is None else hits * chi2.fit.hit_weight).sum(),
-            }
-        for key, value in values.items():
-            name = f"{stage}/{key}"
-            self.sums[name] = (
-                self.sums.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().cpu().double()
-            )
+    def _count(self, stage: str, one: DataSet, chi2: Chi2) -> None:
+        self.sums.add(stage, one.name, chi2, one.loss.normalisation)
 
     def _log(self, stage: str) -> None:
         """Means of the pass over all ranks: χ²/ndf, its track and vertex parts, cost and used fractions.
@@ -308,19 +330,14 @@ class AlignmentModule(L.LightningModule):
         Raises:
             ConvergenceError: robust weights have rejected too much in training.
         """
-        names = ("track", "vertex", "ndf", "total", "count", "tracks", "weight", "hits", "hit_weight")
-        packed = all_reduced(torch.stack([self.sums[f"{stage}/{name}"] for name in names]))
-        s = dict(zip(names, packed.tolist(), strict=True))
-        ndf = max(s["ndf"], 1.0)
-        means = {
-            "chi2_per_ndf": (s["track"] + s["vertex"]) / ndf,
-            "chi2_track_per_ndf": s["track"] / ndf,
-            "chi2_vertex_per_ndf": s["vertex"] / ndf,
-            "cost": s["total"] / max(s["count"], 1.0),
-            **used_fractions(self.loss, s, self.current_epoch if stage == "train" else None),
-        }
+        sets = self.sums.of(stage, self.objective)
+        total = joint(sets, self.objective)
+        used = fractions(sets, self.objective, self.current_epoch if stage == "train" else None)
+        means = {**means_of(total), **used}
+        if len(sets) > 1:
+            means |= {f"{name}/{key}": x for name, row in sets.items() for key, x in means_of(row).items()}
         if stage == "train":
-            self.train_chi2 = s["track"] + s["vertex"]
+            self.train_chi2 = total["track"] + total["vertex"]
         for name, value in means.items():
             show = name == "chi2_per_ndf"
             self.log(f"{stage}/{name}", value, prog_bar=show, on_step=False, on_epoch=True, batch_size=1)

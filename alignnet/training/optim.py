@@ -19,6 +19,7 @@ from torch import Tensor
 from alignnet.errors import ConfigError
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.volumes import Volumes
+from alignnet.loss.terms import Terms
 from alignnet.sensors.hierarchy import theta_motions
 from alignnet.sensors.parametrisation import Affine, RigidLocal
 from alignnet.sensors.sensor import SensorLayer
@@ -29,8 +30,18 @@ from alignnet.solvers.levels import Hierarchical, Level, Preconditioner, level, 
 from alignnet.solvers.linearised import Block
 from alignnet.solvers.pcg import Solution
 from alignnet.solvers.penalised import PenalisedPreconditioner
+from alignnet.solvers.term_system import TermSystem
 from alignnet.training.preconditioned_sgd import PreconditionedSGD, largest_eigenvalue
-from alignnet.training.priors import HeldModes, Modes, absent, held_modes, level_prior, mode_width, pair
+from alignnet.training.priors import (
+    USUAL_LEVELS,
+    HeldModes,
+    Modes,
+    absent,
+    held_modes,
+    level_prior,
+    mode_width,
+    pair,
+)
 from alignnet.training.schedule import SENSOR, Stage, present, stages_of
 from alignnet.training.unknowns import Unknowns
 
@@ -39,8 +50,6 @@ __all__ = ["GaussNewton", "PreconditionedSGD", "StepReport", "largest_eigenvalue
 _SINGLE = 30_000  # unknowns beyond which the factor of their matrix is in single precision
 _SETTLE = 3  # corrections of constraints, each some thousandth of the one before
 _FAR = 10.0  # standard deviations in every unknown: from nearer, the tolerance is of the gradient there
-# Priors for these may stand in a configuration that serves detectors without them.
-_USUAL_LEVELS = ("half_barrel", "layer", "stave", "half_stave", "module")
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,11 @@ class GaussNewton(torch.optim.Optimizer):
         for name, wanted in self.modes.items():
             mode_width(name, wanted)
         self.stages = stages_of(schedule)
+        if converged is None and any(stage.epochs is None for stage in self.stages[:-1]):
+            raise ConfigError(
+                "optimizer.converged is null, so that no stage of optimizer.schedule is judged; give all but "
+                "the last their epochs"
+            )
         self.min_hits, self.tolerance, self.max_iterations = min_hits, tolerance, max_iterations
         self.tracks = Collection()
         self._sensors: SensorLayer | None = None
@@ -139,10 +153,11 @@ class GaussNewton(torch.optim.Optimizer):
         self._volumes: list[Level] = []  # in which nothing has a common motion
         self._unknowns: Unknowns | None = None
         self._held: HeldModes | None = None
+        self._terms: Terms | None = None
         self.report: StepReport | None = None
 
-    def attach(self, detector: Detector, sensors: SensorLayer) -> None:
-        """Say what Θ belongs to; levels of ITS2 that the detector's names do not have are left out.
+    def attach(self, detector: Detector, sensors: SensorLayer, terms: Terms | None = None) -> None:
+        """Say what Θ and `terms` belong to; levels of ITS2 that the detector's names lack are left out.
 
         Raises:
             ConfigError: a level that neither has, or the sensors have a prior, but not the six degrees of
@@ -153,10 +168,10 @@ class GaussNewton(torch.optim.Optimizer):
                 "optimizer.sensor_prior is for six degrees of freedom a sensor; "
                 "set optimizer.sensor_prior=null with sensors.parametrisation=affine"
             )
-        unknown = absent([*self.level_priors, *self.zero_mean], detector, _USUAL_LEVELS, "optimizer.levels")
+        unknown = absent([*self.level_priors, *self.zero_mean], detector, USUAL_LEVELS, "optimizer.levels")
         wanted = {n: prior for n, prior in self.level_priors.items() if n not in unknown}
-        self.stages = present(self.stages, wanted, [*unknown, *_USUAL_LEVELS])
-        self._sensors = sensors
+        self.stages = present(self.stages, wanted, [*unknown, *USUAL_LEVELS])
+        self._sensors, self._terms = sensors, terms if terms is not None and len(terms) else None
         self._levels = [level(detector, sensors, n, one.sigma, one.fixed) for n, one in wanted.items()]
         self._unknowns = Unknowns(detector, sensors, self._levels, self._own_basis())
         self._whole = whole(detector, sensors) if self.gauge else None
@@ -172,7 +187,12 @@ class GaussNewton(torch.optim.Optimizer):
     @property
     def stage(self) -> Stage:
         """What moves now."""
-        return self.stages[min(self._progress("stage"), len(self.stages) - 1)]
+        return self.stages[self.stage_number]
+
+    @property
+    def stage_number(self) -> int:
+        """Which one of `stages` that is."""
+        return min(self._progress("stage"), len(self.stages) - 1)
 
     @property
     def on_last_stage(self) -> bool:
@@ -213,6 +233,7 @@ class GaussNewton(torch.optim.Optimizer):
         hierarchy = Hierarchical(
             problem, [one for one in self._levels if self.stage.moves(one.name)],
             self._own_weight(), moves, self._all.basis, self._held.penalties,
+            None if self._terms is None else TermSystem(self._terms, self._sensors),
         )  # fmt: skip
         precision = "float32" if len(hierarchy) > _SINGLE else "float64"
         inverse = direct_preconditioner(hierarchy, precision) or hierarchy.preconditioner()
@@ -254,9 +275,7 @@ class GaussNewton(torch.optim.Optimizer):
         state = self._begun(parameter)
         x = state["x"][self._all.moving(self.stage)]
         moved = parameter.detach() - state["start"]
-        force = hierarchy.collect(
-            hierarchy.problem.gradient() + hierarchy.penalty(moved.to(hierarchy.weight))
-        )
+        force = hierarchy.collect(hierarchy.gradient(moved.to(hierarchy.weight)))
         force = -(force + hierarchy.weight * x)
         enough = (self.tolerance * _FAR) ** 2 * len(hierarchy)
         start = self._start(preconditioner, parameter, x, moved)

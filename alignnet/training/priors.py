@@ -16,6 +16,9 @@ from alignnet.geometry.mode_amplitudes import ModeAmplitudes
 from alignnet.sensors.hierarchy import theta_motions
 from alignnet.sensors.sensor import SensorLayer
 
+USUAL_LEVELS = ("half_barrel", "layer", "stave", "half_stave", "module")
+"""Levels that may stand in a configuration that serves detectors without them."""
+
 Pair = tuple[float, float]
 
 Modes = Mapping[str, float | Mapping[str, float]]

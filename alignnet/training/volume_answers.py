@@ -13,7 +13,7 @@ from alignnet.geometry.volumes import Motion, Volumes, accumulated, parents_firs
 from alignnet.solvers.errors import Errors
 from alignnet.solvers.hessian import Problem
 from alignnet.solvers.levels import Hierarchical, Level, volume_blocks
-from alignnet.training.optim import GaussNewton
+from alignnet.training.optim import GaussNewton, PreconditionedSGD
 
 ALIGNED, HELD, TOO_FEW_HITS = 0, 1, 2
 
@@ -22,7 +22,11 @@ Placed = Mapping[str, tuple[Volumes, Motion]]
 
 
 def level_answers(
-    trained: GaussNewton, solver: GaussNewton, system: Hierarchical, errors: Errors | None, start: Placed
+    trained: GaussNewton | PreconditionedSGD,
+    solver: GaussNewton,
+    system: Hierarchical,
+    errors: Errors | None,
+    start: Placed,
 ) -> list[LevelAnswer]:
     """The levels that a run has aligned, and those that its start has.
 

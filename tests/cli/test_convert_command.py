@@ -271,7 +271,7 @@ BAD = {
         "b_z goes with a table of sensors: .*; the field of ITS2 is detector=its2 detector.b_z=",
     "input=trees.root output=new.root detector=its2 b_z=1": "b_z goes with a table of .*=its2",
     "input=run/o2trac_its.root output=new.root detector.b_z=-0.5":
-        "detector.b_z needs a choice of detector: give detector=its2 or telescope with it",
+        "detector.b_z needs a choice of detector: give detector=.*its2 or .* with it",
     "input=hits.csv output=new.root from=root": "hits.csv: cannot be read as a ROOT file: it begins with b'",
     "input=objects.root output=new.root from=root": "objects.root: found no metadata",
     "input=objects.root output=new.root": "objects.root: volume 'telescope/plane0' holds no sensor of",

@@ -33,7 +33,7 @@ def test_a_misspelt_command_gets_one_line_that_says_which_was_meant(monkeypatch,
     assert said.out == ""
     assert said.err == "alignnet: error: unknown command 'trian'; did you mean 'train'?\n"
     assert call(monkeypatch, "xyz") == 2
-    assert "the commands are simulate, generate, train, " in capsys.readouterr().err
+    assert "the commands are simulate, generate, find, train, " in capsys.readouterr().err
 
 
 def test_python_m_alignnet_is_the_console_script():

@@ -118,7 +118,7 @@ BAD = {
     "seed=-1": "seed is -1, expected a whole number >= 0",
     "output=a.csv": "output is a.csv, expected a name that ends in .root",
     "detector=file": "detector.path is null; give the file",
-    "detector=cube": "detector=cube: there is no such choice, only file, its2, telescope",
+    "detector=cube": "detector=cube: there is no such choice, only barrel_endcap, discs, file, its2, ",
     "misalignment=stave_chip": "detector telescope has no level 'stave'; its levels are",
     "source.momentum=fast": "source.momentum is 'fast'; expected a finite number",
     "source.momentum=-1": "source: momentum is -1, expected a number > 0",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hierarchy_numbers import volumes, weak_modes
 from report_metrics import good_metrics, mode, sensors
 from small_detectors import GUN, barrel, random_local, simulated
 
@@ -43,6 +44,7 @@ def report_of_a_barrel(folder) -> Report:
     metrics["spectrum"] = {"n_null": 1, "gap": 9.0, "converged": True, "modes": modes}
     worst = {"name": HOSTILE, "sensor_id": 5, "layer": 0, "n_hits": 8, "reasons": [HOSTILE], "excess": 2.0}
     metrics["sensors"] |= {"attention": sensors(residuals=1)["attention"] | {"worst": [worst]}}
+    metrics |= {"volumes": volumes(), "weak_modes": weak_modes()}
     metrics["novel"] = {"stave 3": {"mean_um": 0.25}}
     run = {
         "title": HOSTILE,

@@ -264,4 +264,4 @@ def test_the_default_misalignment_is_as_large_as_that_of_the_simulated_data(acts
 def test_the_names_of_the_configurations_are_those_documented() -> None:
     names = {path.stem for path in CONF.glob("*.yaml")}
     assert {"none", "gaussian", "stave_chip", "half_barrel", "weak_twist", "weak_mix"} <= names
-    assert all(re.fullmatch("[a-z_]+", name) for name in names)
+    assert all(re.fullmatch("[a-z0-9_]+", name) for name in names)

@@ -49,9 +49,7 @@ def test_the_gradient_is_that_of_the_cost(parametrisation):
     (expected,) = torch.autograd.grad(half_chi2(sensors, some), sensors.theta)
     found = Problem(sensors, [linearise(LOSS, sensors, some)]).gradient()
     scale = expected.abs().amax(0)
-    assert (
-        (found - expected).abs() / scale
-    ).amax() < 1e-3  # residuals over lengths times slopes of the surface, in the modes
+    assert ((found - expected).abs() / scale).amax() < 1e-3
 
 
 def test_the_matrix_says_how_the_cost_changes():

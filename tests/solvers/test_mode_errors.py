@@ -131,6 +131,23 @@ def test_cosmic_rays_see_what_collisions_do_not():
     assert cosmics.alone[curl] < 0.3 * collisions.alone[curl]
 
 
+def test_a_solve_that_did_not_end_is_no_verdict():
+    tracks = simulated(DETECTOR, GUN, 50, seed=2)
+    system = fitted(DETECTOR, tracks, "given", **PRIORS)[0].system()
+    found = ModeAmplitudes(DETECTOR)
+    metric = displacement_metric(DETECTOR)
+    errors = mode_errors(*system, found.names, found.forms, found.motions, metric, False, 1e-10, 1)
+    assert set(words(errors).values()) == {"unknown"}
+
+
+def test_the_usual_tolerance_is_close_enough():
+    exact, system = errors_of(DETECTOR, GUN, "given", **PRIORS)
+    found = ModeAmplitudes(DETECTOR)
+    metric = displacement_metric(DETECTOR)
+    quick = mode_errors(*system, found.names, found.forms, found.motions, metric, False)
+    assert torch.allclose(quick.sigma, exact.sigma, rtol=1e-2, atol=0)
+
+
 def test_without_priors_no_mode_is_known_better_than_by_itself():
     errors, _ = errors_of(DETECTOR, GUN, "given")
     assert (errors.sigma > errors.alone * (1 - 1e-9)).all()
@@ -191,6 +208,7 @@ def test_injected_modes_are_recovered_within_their_errors():
         (2 * UM, 100 * UM, 300 * UM, "invisible"),
         (float("inf"), float("inf"), float("inf"), "invisible"),
         (0.0, 100 * UM, 1 * UM, "held"),
+        (float("nan"), 100 * UM, 1 * UM, "unknown"),
     ],
 )
 def test_the_rule_of_the_verdict(sigma, prior, alone, word):

@@ -10,6 +10,7 @@ import torch
 from small_detectors import GUN, QUIET, barrel, batch_of, random_local, simulated
 from training_runs import PRIOR, fitted, problem_of, theta_of
 
+from alignnet.data.root import write_simulation
 from alignnet.errors import CheckpointError, ConfigError
 from alignnet.export.alice import hierarchy_params
 from alignnet.geometry.misalign import Gaussian
@@ -23,7 +24,7 @@ from alignnet.solvers.errors import exact_errors
 from alignnet.solvers.levels import volume_blocks
 from alignnet.solvers.linearised import linearise
 from alignnet.training.answer import answer_of
-from alignnet.training.optim import GaussNewton
+from alignnet.training.optim import GaussNewton, PreconditionedSGD
 from alignnet.training.volume_answers import errors_alone
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
@@ -223,6 +224,10 @@ def test_a_checkpoint_of_volumes_without_frames_is_refused():
         ({"schedule": [{"stave": 3}]}, r"schedule\[0\] is"),
         ({"schedule": [{"levels": ["stave"], "epochs": 0}]}, r"epochs is 0; expected a whole number"),
         ({"schedule": [{"levels": ["stave"], "epochs": 2}]}, r"the last stage ends with the training"),
+        (
+            {"schedule": [{"levels": ["stave"]}, {"levels": ["sensor"]}], "converged": None},
+            r"converged is null, so that no stage",
+        ),
         ({"levels": {"stave": WIDE | {"fixed": ["x"]}}}, r"levels\.stave\.fixed is \['x'\]"),
         ({"levels": {"stave": {"translation": 1.0}}}, r"prior of stave is"),
         ({"modes": {"curl": 1.0}}, r"modes\.curl is 1\.0; expected 0"),
@@ -252,3 +257,39 @@ def test_random_starts_do_not_matter():
     fit.step(3)
     assert torch.equal(fit.optimizer.state[fit.layer.theta]["start"], before)
     assert torch.isfinite(fit.local).all()
+
+
+def test_descent_of_staves_alone_comes_to_their_minimum_with_chips_rigid(tmp_path):
+    """The cost falls to that of Gauss–Newton's staves; chips do not move on them."""
+    truth = Gaussian({"stave": {"translation": 50e-4, "rotation": 2e-4}}, seed=3)(DETECTOR)
+    tracks = simulated(DETECTOR, GUN, 50, truth, seed=5)
+    write_simulation(tmp_path / "tracks.root", DETECTOR, tracks, truth, {"generator": "a test", "seed": 5})
+    whole = {"split": (1.0, 0.0, 0.0), "batch_size": 50}
+    make = partial(PreconditionedSGD, levels=["stave"], momentum=0.3)
+    module, data = problem_of(tmp_path / "tracks.root", make, **whole)
+    fitted(tmp_path / "sgd", module, data, 15)
+    volumes, (six,) = module.optimizer.volumes()
+    placed = {"stave": (volumes[0], volumes[0].motion(six))}
+    chips = hierarchy_params(DETECTOR, module.sensors.local(), placed).delta[-len(DETECTOR) :]
+    assert abs(chips).max() < 1e-12
+    newton = partial(GaussNewton, levels={"stave": None}, schedule=[{"levels": ["stave"]}])
+    exact, data = problem_of(tmp_path / "tracks.root", newton, **whole)
+    fitted(tmp_path / "gauss_newton", exact, data, 3)
+    costs = [float(_cost(one, data)) for one in (module, exact)]
+    module.sensors.set_local(torch.zeros_like(truth))
+    start = float(_cost(module, data))
+    assert costs[1] < costs[0] < costs[1] + 0.02 * (start - costs[1])
+
+
+@torch.no_grad()
+def _cost(module, data):
+    (batch,) = data.loader("train")
+    total, count = module.loss(module.sensors, batch).sums(module.loss.normalisation)
+    return total / count
+
+
+def test_descent_refuses_levels_that_are_none():
+    layer = SensorLayer.of(DETECTOR)
+    for levels, message in (("stave", "expected a list"), (["storey"], "storey"), (["module"], "has none")):
+        with pytest.raises(ConfigError, match=message):
+            PreconditionedSGD([layer.theta], levels=levels).attach(DETECTOR, layer)

@@ -50,6 +50,7 @@ class Quadratic:
         self.blocks = root @ root.transpose(-1, -2) + 0.1 * torch.eye(n_dof, dtype=torch.float64)
         self.answer = torch.randn(n, n_dof, dtype=torch.float64)
         self.free, self.dtype = torch.ones(n, n_dof, dtype=torch.float64), torch.float64
+        self.is_rigid = True
 
     def __call__(self, x):
         return (self.blocks @ x[..., None]).squeeze(-1)

@@ -17,6 +17,7 @@ _WORDS = {
     "weak": "known less well than that",
     "invisible": "not told by these tracks",
     "held": "held by a constraint",
+    "unknown": "the solve did not end",
 }
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alignnet.trackfinding.events import LineEvents
 from alignnet.trackfinding.metrics import Mean, squared_pulls
-from alignnet.trackfinding.objectives.lines import Lines, _required
+from alignnet.trackfinding.objectives.lines import Lines, required
 from alignnet.trackfinding.systems.lines import LineOutput
 
 
@@ -52,13 +52,15 @@ class LineLikelihood(Lines):
         """Squared errors in the first stage, −2 ln L a track after it."""
         if self.epoch < self.first_stage:
             return super().loss(output, batch)
-        return minus_2_ln_l(self._residual(output, batch), _required(output.spread)[batch.present]).mean()
+        return minus_2_ln_l(self._residual(output, batch), required(output.spread)[batch.present]).mean()
 
     def score(self, answer: LineOutput, batch: LineEvents) -> dict[str, Mean]:
-        """As of `Lines`, and "minus_2_ln_l" a track, mean squares of pulls, and coverage."""
+        """As of `Lines`, and where there are errors "minus_2_ln_l" a track, squared pulls, and coverage."""
+        if answer.spread is None:
+            return super().score(answer, batch)
         residual, spread = (
             self._residual(answer, batch),
-            self._widened(_required(answer.spread))[batch.present],
+            self._widened(answer.spread)[batch.present],
         )
         return {
             **super().score(answer, batch),

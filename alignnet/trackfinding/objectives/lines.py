@@ -45,7 +45,7 @@ class Lines:
         error = (output.lines - self.target(batch))[batch.present].square()
         loss = error.sum() / max(1, error.numel())
         if self.stops:
-            loss = loss + F.binary_cross_entropy_with_logits(_required(output.present), batch.present.float())
+            loss = loss + F.binary_cross_entropy_with_logits(required(output.present), batch.present.float())
         return loss
 
     def answer(self, output: LineOutput, batch: LineEvents) -> LineOutput:
@@ -78,7 +78,12 @@ def n_found(present: Tensor) -> Tensor:
     return (present > 0).long().cumprod(1).sum(1)
 
 
-def _required(value: Any) -> Tensor:
+def required(value: Any) -> Tensor:
+    """An output that the loss needs.
+
+    Raises:
+        TypeError: the system was made without it.
+    """
     if value is None:
         raise TypeError("the system emits no such output; set its stops or errors")
     return value

@@ -22,9 +22,14 @@ def convolution2d(inputs: int, outputs: int) -> nn.Conv2d:
     return _started(nn.Conv2d(inputs, outputs, 3, padding="same"))
 
 
-def convolution3d(inputs: int, outputs: int, kernel: tuple[int, int, int] = (3, 3, 3)) -> nn.Conv3d:
-    """A convolution with Keras' start that keeps the image's size."""
-    return _started(nn.Conv3d(inputs, outputs, kernel, padding="same"))
+def convolution3d(inputs: int, outputs: int, kernel: tuple[int, int, int] = (3, 3, 3)) -> nn.Module:
+    """A convolution with Keras' start that keeps the image's size; even kernels reach further behind."""
+    if all(k % 2 for k in kernel):
+        return _started(nn.Conv3d(inputs, outputs, kernel, padding="same"))
+    (a, b, c), (d, e, f) = ((k - 1) // 2 for k in kernel), (k // 2 for k in kernel)
+    return nn.Sequential(
+        nn.ConstantPad3d((c, f, b, e, a, d), 0.0), _started(nn.Conv3d(inputs, outputs, kernel))
+    )
 
 
 class Convolutions2D(nn.Module):

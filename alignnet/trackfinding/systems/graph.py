@@ -29,6 +29,10 @@ class EdgeClassifier(nn.Module):
         self.node = nn.Sequential(
             nn.Linear(3 * joined, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh()
         )
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):  # signals keep their size through the turns
+                nn.init.xavier_uniform_(layer.weight, nn.init.calculate_gain("tanh"))
+                nn.init.zeros_(layer.bias)
 
     def forward(self, hits: Tensor, edges: Tensor) -> Tensor:
         """Logits of edges (edges,).

@@ -1,0 +1,116 @@
+"""`data.sets` and `loss.terms` as they are written: what becomes of them, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small_detectors import COSMICS, barrel, simulated
+from training_runs import SMALL, configured
+
+from alignnet.cli.keys import check_keys
+from alignnet.cli.setup import load_problem
+from alignnet.data.decay_source import TwoBodyDecays
+from alignnet.data.root import write_simulation
+from alignnet.errors import ConfigError
+from alignnet.loss.decay_chi2 import DecayChi2
+from alignnet.loss.survey import Survey
+
+TERM = """
+class Flat:
+    def __init__(self, detector, sigma):
+        self.rows, self.sigma = detector.layer == 0, sigma
+
+    def __call__(self, local):
+        return local[self.rows, 2] / self.sigma
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder, detector = tmp_path_factory.mktemp("sets"), barrel()
+    straight = replace(detector, b_z=0.0)
+    still = torch.zeros(24, 6, dtype=torch.float64)
+    for name, where, source in (
+        ("cosmics", straight, COSMICS),
+        ("k0s", detector, TwoBodyDecays(lifetime=0.3)),
+    ):
+        write_simulation(
+            folder / f"{name}.root",
+            where,
+            simulated(where, source, 60),
+            still,
+            {"generator": "tests", "seed": 0},
+        )
+    (folder / "survey.csv").write_text(f"name,dof,value,sigma\n{detector.names[3]},du,1e-3,1e-4\n")
+    return folder
+
+
+def problem(barrel_file, *overrides):
+    config = configured("train", *SMALL, f"data.files=[{barrel_file}]", *overrides)
+    check_keys(config)
+    return load_problem(config)
+
+
+def test_sets_have_their_field_vertex_and_weight_and_the_rest_of_the_first(barrel_file, files):
+    found = problem(
+        barrel_file,
+        "data.weight=0.5",
+        "loss.noise.systematic=1e-4",
+        f"+data.sets.cosmics={{files: [{files}/cosmics.root], b_z: 0, weight: 2, max_tracks: 20}}",
+        "+data.sets.cosmics.loss={vertex: absent}",
+        f"+data.sets.k0s={{files: [{files}/k0s.root], decay: {{mass: 0.4976, width: 0.001}}}}",
+    )
+    first, cosmics, kaons = found.objective.sets
+    assert [one.weight for one in (first, cosmics, kaons)] == [0.5, 2.0, 1.0]
+    assert [one.name for one in (first, cosmics, kaons)] == ["tracks", "cosmics", "k0s"]
+    assert [one.loss.b_z for one in (first, cosmics, kaons)] == [0.5, 0.0, 0.5]
+    assert [one.loss.n_parameters for one in (first, cosmics, kaons)] == [5, 4, 5]
+    assert [one.loss.vertex for one in (first, cosmics)] == ["given", "absent"]
+    assert {one.loss.noise.systematic for one in (first, cosmics, kaons)} == {1e-4}
+    assert isinstance(kaons.loss, DecayChi2)
+    assert kaons.loss.mass == 0.4976
+    assert found.data.others["cosmics"].n_tracks <= 20
+    batch = next(iter(found.data.loader("train")))
+    assert len(batch) == 3
+
+
+def test_terms_get_the_detector_and_their_weight(barrel_file, files, monkeypatch):
+    monkeypatch.syspath_prepend(files)
+    (files / "my_terms.py").write_text(TERM)
+    found = problem(
+        barrel_file,
+        "+loss.terms.flat={_target_: my_terms.Flat, sigma: 0.001, weight: 3}",
+        f"+loss.terms.survey={{_target_: alignnet.loss.survey.Survey, file: {files}/survey.csv}}",
+    )
+    terms = found.objective.terms
+    assert terms.weights == {"flat": 3.0, "survey": 1.0}
+    assert isinstance(terms.functions["survey"], Survey)
+    assert terms.functions["flat"].rows.sum() == 6
+    assert float(terms.chi2(found.sensors).detach()) == pytest.approx(
+        100
+    )  # of the survey: 10 σ, the sensors at 0
+
+
+def test_without_sets_batches_are_what_they_were(barrel_file):
+    found = problem(barrel_file)
+    assert not found.data.others
+    assert len(found.objective.sets) == 1
+    assert not len(found.objective.terms)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("+data.sets.a=[x.root]", "expected its files"),
+        ("+data.sets.a={files: [x.root], feild: 0}", "takes no 'feild'"),
+        ("+data.sets.a={b_z: 0}", "missing a required argument: 'files'"),
+        ("+data.sets.a={files: [x.root], weight: heavy}", r"data\.sets\.a\.weight is 'heavy'"),
+        ("+loss.terms.a={sigma: 1}", "has no _target_"),
+        ("+loss.terms.a={_target_: alignnet.loss.survey.Survey, path: x}", "takes no 'path'"),
+    ],
+)
+def test_what_cannot_be_used_is_named(barrel_file, override, said):
+    with pytest.raises(ConfigError, match=said):
+        problem(barrel_file, override)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -199,10 +200,11 @@ def _comes_to_its_end(inbox: Path, folder: Path, step: Callable[[str], None]) ->
     return True
 
 
+@pytest.mark.slow
 def test_sigkill_at_any_moment_loses_and_repeats_nothing(files, undisturbed, tmp_path):
     """Processes that live for a part of what all files take, until at least ten were killed at work."""
     chance, began = random.Random(5), time.monotonic()
-    finished(files[0].parent, tmp_path / "timed")
+    _killed_at_work(files[0].parent, tmp_path / "timed", None)
     life, kills, round_ = (time.monotonic() - began) / 4, 0, 0
     for _ in range(100):
         folder = tmp_path / f"out{round_}"
@@ -216,17 +218,15 @@ def test_sigkill_at_any_moment_loses_and_repeats_nothing(files, undisturbed, tmp
     pytest.fail("it never came to its end")
 
 
-def _killed_at_work(inbox: Path, folder: Path, after: float) -> bool:
+def _killed_at_work(inbox: Path, folder: Path, after: float | None) -> bool:
     """Start a watch in a process of its own; False where it has come to its end before it was killed."""
-    child = os.fork()
-    if child == 0:
-        try:
-            finished(inbox, folder)
-        finally:
-            os._exit(0)
-    time.sleep(after)
-    os.kill(child, signal.SIGKILL)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["training_runs"])
+    child = multiprocessing.get_context("forkserver").Process(target=finished, args=(inbox, folder))
+    child.start()
+    child.join(after)
+    child.kill()
+    child.join()
+    return child.exitcode == -signal.SIGKILL
 
 
 def test_every_file_once_whatever_it_is_called(files, undisturbed, tmp_path):

@@ -16,8 +16,8 @@ from alignnet.cli.task import file_of
 COMMANDS = {
     "simulate": "particles through a misaligned detector: a file of tracks, with the truth",
     "generate": "collisions of an event generator, with decays: a file of events to simulate",
-    "find": "find tracks in the hits of a file: a file of tracks to align with",
     "train": "align: fit the places of the sensors so that tracks pass through their hits",
+    "find": "find tracks in the hits of a file: a file of tracks to align with",
     "evaluate": "compare before, after and truth: tables and pictures",
     "export": "write an alignment for others: ALICE's CCDB object, Millepede, Parquet, CSV",
     "solve": "the problem of a Millepede steering text and its binaries, as pede solves it",

@@ -20,6 +20,7 @@ from alignnet.data.memory import peak_memory_mb
 from alignnet.data.root_alignment import read_alignment, read_alignment_table
 from alignnet.evaluation.attention import SensorAnswer
 from alignnet.evaluation.numbers import DEFAULT_NUMBERS
+from alignnet.evaluation.stream import events_of
 from alignnet.evaluation.summary import report, write_metrics
 from alignnet.geometry.detector import Detector
 from alignnet.training.answer import ALIGNED, FIXED
@@ -60,7 +61,7 @@ def main(config: DictConfig) -> None:
     )
     trained = trained_metrics(run)
     log.info("%s: %d sensors, evaluating %s tracks from %s", problem.detector.name, len(problem.detector),
-             f"{len(evaluation.tracks):,}", ", ".join(problem.data.files))  # fmt: skip
+             f"{events_of(evaluation.tracks, problem.detector).n_tracks:,}", ", ".join(problem.data.files))  # fmt: skip
     metrics = evaluation.run(run / "evaluation", trained.get("history", []))
     metrics |= _limits(trained, metrics)
     metrics |= {key: trained[key] for key in OF_TRAINING if key in trained}

@@ -60,8 +60,9 @@ def main(config: DictConfig) -> None:
         answer=answer,
     )
     trained = trained_metrics(run)
+    n_tracks = events_of(evaluation.tracks, problem.detector).n_tracks
     log.info("%s: %d sensors, evaluating %s tracks from %s", problem.detector.name, len(problem.detector),
-             f"{events_of(evaluation.tracks, problem.detector).n_tracks:,}", ", ".join(problem.data.files))  # fmt: skip
+             f"{n_tracks:,}", ", ".join(problem.data.files))  # fmt: skip
     metrics = evaluation.run(run / "evaluation", trained.get("history", []))
     metrics |= _limits(trained, metrics)
     metrics |= {key: trained[key] for key in OF_TRAINING if key in trained}

@@ -25,7 +25,7 @@ from torch import Tensor
 from alignnet.errors import GeometryError
 from alignnet.evaluation.statistics import number
 from alignnet.geometry.detector import Detector
-from alignnet.geometry.recovery import Recovery, difference, displacement
+from alignnet.geometry.recovery import Recovery, collective_rates, difference, displacement
 from alignnet.geometry.surface import padded
 from alignnet.units import UM
 
@@ -79,10 +79,11 @@ def truth_recovery(
 def _recoveries(detector: Detector, selected: Tensor, columns: int) -> dict[str, list[Recovery]]:
     """What is removed, by name; the third kind has a projection for each layer."""
     layers = [selected & (detector.layer == layer) for layer in detector.layers]
+    rates = collective_rates(detector, True, columns)
     return {
-        "truth": [Recovery(detector, selected, True, columns)],
-        "truth_rigid_only": [Recovery(detector, selected, False, columns)],
-        "truth_layer_rigid": [Recovery(detector, mine, False, columns) for mine in layers if mine.sum() > 1],
+        "truth": [Recovery(detector, selected, rates=rates)],
+        "truth_rigid_only": [Recovery(detector, selected, rates=rates[:6])],
+        "truth_layer_rigid": [Recovery(detector, m, rates=rates[:6]) for m in layers if m.sum() > 1],
     }
 
 

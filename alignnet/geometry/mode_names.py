@@ -80,8 +80,7 @@ class ModeNames:
 
     def _columns(self, motions: Tensor) -> Tensor:
         """Displacements of the probe points, one column a motion."""
-        rates = [displacement_rate(self.detector, motion) for motion in padded(motions, self._table)]
-        return torch.stack([rate.flatten() for rate in rates], -1)
+        return displacement_rate(self.detector, padded(motions, self._table)).flatten(1).T
 
 
 def _besides(columns: Tensor, basis: Tensor) -> Tensor:

@@ -25,16 +25,18 @@ def probe_points(detector: Detector) -> Tensor:
 
 
 def displacement(detector: Detector, local: Tensor) -> Tensor:
-    """Displacement of the probe points along u, v, w (sensors, points, 3) [cm] by local sixes (sensors, 6).
+    """Displacement of the probe points along u, v, w (..., sensors, points, 3) [cm] by local sixes.
 
-    Columns after the six are amplitudes of the surfaces.
+    Args:
+        detector: the nominal places.
+        local: (..., sensors, 6) [cm, rad]; columns after the six are amplitudes of the surfaces.
     """
-    return _displaced(detector, local, rigid.exp_minus_one(rigid.split_local(local[:, :6])[1]))
+    return _displaced(detector, local, rigid.exp_minus_one(rigid.split_local(local[..., :6])[1]))
 
 
 def displacement_rate(detector: Detector, local: Tensor) -> Tensor:
     """The same to first order in the local sixes: linear, for motions given per cm and per rad."""
-    return _displaced(detector, local, rigid.skew(rigid.split_local(local[:, :6])[1]))
+    return _displaced(detector, local, rigid.skew(rigid.split_local(local[..., :6])[1]))
 
 
 def displacement_metric(detector: Detector, columns: int = 6) -> Tensor:
@@ -44,8 +46,8 @@ def displacement_metric(detector: Detector, columns: int = 6) -> Tensor:
         columns: more than 6 with amplitudes of the surfaces; G has as many.
     """
     unit = torch.eye(columns, dtype=torch.float64)[:, None].expand(-1, len(detector), -1)
-    rate = torch.stack([displacement_rate(detector, dof) for dof in unit], -1)  # sensors, points, 3, columns
-    return torch.einsum("spci,spcj->sij", rate, rate) / rate.shape[1]
+    rate = displacement_rate(detector, unit)  # columns, sensors, points, 3
+    return torch.einsum("ispc,jspc->sij", rate, rate) / rate.shape[2]
 
 
 def difference(aligned: Tensor, truth: Tensor, detector: Detector) -> Tensor:
@@ -69,6 +71,23 @@ def shears(detector: Detector) -> Tensor:
     return rigid.join_local(local, torch.zeros_like(local))
 
 
+def collective_rates(detector: Detector, weak_modes: bool = True, columns: int = 6) -> Tensor:
+    """Displacements by the rigid motions of the whole, and after these six by the weak modes and shears.
+
+    Args:
+        detector: the nominal places.
+        weak_modes: all of them, or the rigid motions only.
+        columns: more than 6 with amplitudes of surfaces, whose probe points are others.
+
+    Returns:
+        (motions, sensors, points, 3), per unit of each motion.
+    """
+    basis = rigid_motion_basis(detector)
+    if weak_modes:
+        basis = torch.cat([basis, weak_mode_basis(detector), shears(detector)])
+    return displacement_rate(detector, padded(basis, columns))
+
+
 class Recovery:
     """R.m.s. of remaining displacements per layer after removing collective motions.
 
@@ -77,22 +96,24 @@ class Recovery:
         selected: sensors that count (sensors,).
         weak_modes: remove the weak modes (and shears, see `shears`) besides the rigid motions of the whole.
         columns: of the tables of local sixes that displacements come from.
+        rates: the `collective_rates` to remove, if they are known; default: of `weak_modes` and `columns`.
     """
 
     def __init__(
-        self, detector: Detector, selected: Tensor, weak_modes: bool = True, columns: int = 6
+        self,
+        detector: Detector,
+        selected: Tensor,
+        weak_modes: bool = True,
+        columns: int = 6,
+        rates: Tensor | None = None,
     ) -> None:
         self.detector, self.selected, self._table = detector, selected, columns
-        basis = rigid_motion_basis(detector)
-        if weak_modes:
-            basis = torch.cat([basis, weak_mode_basis(detector), shears(detector)])
-        basis = padded(basis, columns)
-        moved = torch.stack([displacement_rate(detector, mode) for mode in basis], -1)
-        size = moved[selected].square().sum((0, 1, 2)).sqrt()  # of (sensors, points, 3, modes)
+        rates = collective_rates(detector, weak_modes, columns) if rates is None else rates
+        moved = rates[:, selected].flatten(1)
+        size = moved.square().sum(1).sqrt()
         # A mode that does not move these sensors is rounding errors, not a direction.
-        moves = size > 1e-9 * size.amax()
-        self.columns = moved[..., moves] / size[moves]
-        self._q = _orthonormal(self.columns[selected].flatten(0, 2))
+        self.columns = (moved / size[:, None])[size > 1e-9 * size.amax()].T
+        self._q = _orthonormal(self.columns)
 
     def remove(self, displacement: Tensor) -> Tensor:
         """The displacement of the selected sensors (selected, points, 3) without collective motions."""
@@ -106,19 +127,17 @@ class Recovery:
     def per_layer_alone(self, displacement: Tensor) -> dict[int, list[float]]:
         """The same, after removing each layer's own rigid motion instead."""
         own: dict[int, list[float]] = {}
+        rates = collective_rates(self.detector, False, self._table)
         for layer in self.detector.layers:
             mine = self.selected & (self.detector.layer == layer)
             if mine.any():
-                own |= Recovery(self.detector, mine, False, self._table).per_layer(displacement)
+                own |= Recovery(self.detector, mine, rates=rates).per_layer(displacement)
         return own
 
     def _rms(self, left: Tensor) -> dict[int, list[float]]:
-        layers = self.detector.layer[self.selected]
-        return {
-            layer: left[layers == layer].square().mean((0, 1)).sqrt().tolist()
-            for layer in self.detector.layers
-            if (layers == layer).any()
-        }
+        layers, of, count = self.detector.layer[self.selected].unique(return_inverse=True, return_counts=True)
+        sums = left.new_zeros(len(layers), 3).index_add(0, of, left.square().mean(1))
+        return dict(zip(layers.tolist(), (sums / count[:, None]).sqrt().tolist(), strict=True))
 
 
 def _probes(detector: Detector, columns: int) -> Tensor:
@@ -132,13 +151,13 @@ def _probes(detector: Detector, columns: int) -> Tensor:
 
 
 def _displaced(detector: Detector, local: Tensor, turn: Tensor) -> Tensor:
-    """How shifts of local sixes, these turns (sensors, 3, 3) and amplitudes move the probe points."""
+    """How shifts of local sixes, these turns (..., sensors, 3, 3) and amplitudes move the probe points."""
     uv = _probes(detector, local.shape[-1])
     surface = detector.surface.spread()
     points = surface.point(uv)
-    moved = points @ turn.transpose(-1, -2) + rigid.split_local(local[:, :6])[0][:, None]
+    moved = points @ turn.transpose(-1, -2) + rigid.split_local(local[..., :6])[0][..., None, :]
     if local.shape[-1] > 6:
-        modes = surface._replace(amplitude=local[:, None, 6:])
+        modes = surface._replace(amplitude=local[..., None, 6:])
         moved = moved + modes.height(uv)[0][..., None] * surface.normal(uv)
     if bool(detector.curved.any()):
         return torch.stack([(moved * axis).sum(-1) for axis in surface.axes(uv)], -1)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from omegaconf import ListConfig, OmegaConf
+from yaml import YAMLError
 
 from alignnet.data.atomic import replacing
 from alignnet.errors import AlignnetError, CheckpointError, ConvergenceError
@@ -19,22 +20,38 @@ def continued(arguments: Sequence[str]) -> list[str]:
     `hydra.run.dir` is given.
 
     Raises:
-        CheckpointError: DIR is not the folder of a run.
+        CheckpointError: DIR is not the folder of a run, or what it was started with cannot be read.
     """
     given = {_key(argument): argument for argument in arguments}
     wanted = given.get("resume", "resume=null").partition("=")[2].strip("'\"")
     if wanted in ("", "null", "None"):
         return list(arguments)
-    overrides = Path(wanted) / ".hydra" / "overrides.yaml"
-    if not overrides.is_file():
-        raise CheckpointError(
-            f"resume={wanted}: not the folder of a training run, it has no .hydra/overrides.yaml"
-        )
-    saved = OmegaConf.load(overrides)
-    earlier = [str(item) for item in saved] if isinstance(saved, ListConfig) else []
-    kept = [item for item in earlier if _key(item) not in given]
+    kept = [item for item in saved_overrides(Path(wanted)) if _key(item) not in given]
     place = [] if "hydra.run.dir" in given else [f"hydra.run.dir={wanted}"]
     return [*kept, *arguments, *place]
+
+
+def saved_overrides(run: Path) -> list[str]:
+    """The overrides that a run was started with.
+
+    Raises:
+        CheckpointError: the folder has no list of them, or one that cannot be read.
+    """
+    path = run / ".hydra" / "overrides.yaml"
+    if not path.is_file():
+        raise CheckpointError(
+            f"resume={run}: not the folder of a training run, it has no .hydra/overrides.yaml"
+        )
+    try:
+        saved = OmegaConf.load(path)
+    except (OSError, ValueError, YAMLError):
+        saved = None
+    if not isinstance(saved, ListConfig) or not all(isinstance(item, str) for item in saved):
+        raise CheckpointError(
+            f"{path}: is damaged, expected a list of overrides such as `- seed=2`; write it anew with "
+            "those that the run was started with, or start another run"
+        )
+    return list(saved)
 
 
 def remembered(arguments: Sequence[str]) -> dict[Path, bytes]:

@@ -39,7 +39,8 @@ def _task(arguments: Sequence[str]) -> str | None:
 
 def _overrides(run: Path) -> list[str]:
     path = run / ".hydra" / "overrides.yaml"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    text = path.read_bytes().decode("utf-8", errors="replace") if path.is_file() else ""
+    lines = text.splitlines()
     return [line.removeprefix("- ") for line in lines]
 
 

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from training_runs import theta_of, train
 
 from alignnet.cli.resume import continued
+from alignnet.cli.task import file_of
 from alignnet.data.root import read_alignment_table
 from alignnet.errors import CheckpointError
 
@@ -88,3 +89,16 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
         CheckpointError, match=r"not the folder of a training run, it has no \.hydra/overrides"
     ):
         continued([f"resume={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"", b"- seed=2\n- {", b"seed: 2\n", b"- [1, 2]\n", b"\xff\xfe\x00- a", b"3"]
+)
+def test_a_damaged_list_of_overrides_is_not_taken_for_an_empty_one(run, damaged):
+    path = run / ".hydra" / "overrides.yaml"
+    path.write_bytes(damaged)
+    assert file_of("train", [f"resume={run}"]) == "train"
+    with pytest.raises(CheckpointError, match=r"overrides.yaml: is damaged, expected a list"):
+        continued([f"resume={run}"])
+    path.write_text("[]\n")
+    assert continued([f"resume={run}"]) == [f"resume={run}", f"hydra.run.dir={run}"]

@@ -11,7 +11,7 @@ from alignnet.evaluation.report.numbers import at, count, finite, plural, short,
 CHI2_NEAR, CHI2_FAR = 0.01, 0.10
 """χ²/ndf above that of the true places, as a fraction: near it, and far from it."""
 
-_FAULTS = ("residuals", "correction", "error")
+_FAULTS = ("residuals", "correction", "prior", "error")
 
 CHI2_PLAUSIBLE = (0.7, 1.5)
 """χ²/ndf beyond which the errors that hits are given do not describe the residuals."""

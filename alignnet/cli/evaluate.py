@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from alignnet.cli.provenance import provenance, typed
 from alignnet.cli.report import leave_report
 from alignnet.cli.run_folder import trained_config, trained_metrics, warn_unless_converged
 from alignnet.cli.sensor_answer import sensor_answer
-from alignnet.cli.setup import evaluation_of, load_problem, quiet
+from alignnet.cli.setup import evaluation_of, load_problem, plain, quiet
 from alignnet.data.memory import peak_memory_mb
 from alignnet.data.root_alignment import read_alignment, read_alignment_table
 from alignnet.evaluation.numbers import DEFAULT_NUMBERS
@@ -49,9 +50,9 @@ def main(config: DictConfig) -> None:
     settings.evaluation.setdefault("numbers", list(DEFAULT_NUMBERS))  # runs of earlier versions have none
     settings.evaluation.decays = settings.evaluation.get("decays") or None  # an empty section takes no names
     for key in ("o2", "selection"):
-        settings[key] = OmegaConf.merge(settings.get(key) or {}, config[key])
-    OmegaConf.set_struct(settings, True)  # a misspelt evaluation.part is an error
-    settings.evaluation = OmegaConf.merge(settings.evaluation, config.evaluation)
+        settings[key] = OmegaConf.merge(settings.get(key) or {}, _given(plain(config[key])))
+    OmegaConf.set_struct(settings, True)  # a misspelt +evaluation.part is an error
+    settings.evaluation = OmegaConf.merge(settings.evaluation, _given(plain(config.evaluation)))
     problem = load_problem(settings)
     local = read_alignment(run / "alignment.root", problem.detector)
     volumes = read_start_volumes(run / "alignment.root", problem.detector).values()
@@ -75,6 +76,16 @@ def main(config: DictConfig) -> None:
     report(metrics, run / "evaluation")
     if settings.evaluation.report:
         leave_report(run, metrics, problem.detector, local, trained)
+
+
+def _given(section: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user has set of a section: not what is ???, which is as the run had it."""
+    given = {}
+    for key, value in section.items():
+        inner = _given(value) if isinstance(value, Mapping) else value
+        if value != "???" and (inner == value or inner):
+            given[key] = inner
+    return given
 
 
 def _answer(run: Path, detector: Detector) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,8 +4,8 @@ A sensor needs attention for
 
 * `residuals`: the mean of its residuals differs from 0 by more than `SIGNIFICANT` standard errors, in u or v;
 * `correction`: it was moved by more than `FAR` robust standard deviations of its layer off the median;
-* `prior`: it moved by more than `BEYOND` widths of its prior against its volumes, which hardly any sensor does
-  that is as well mounted as the prior says;
+* `prior`: it moved by more than `BEYOND` widths of its prior against its volumes, which hardly any sensor
+  does that is as well mounted as the prior says;
 * `error`: the error of one of its translations is more than `UNCERTAIN` times its layer's median;
 * `few hits`: it had too few hits of the training tracks to be aligned for itself. Where these are many they
   are counted for each layer and not named: the sample is small, and no sensor is to blame.
@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignnet.geometry.detector import Detector
 from alignnet.geometry import rigid
+from alignnet.geometry.detector import Detector
 from alignnet.units import MRAD, UM
 
 SIGNIFICANT = 5.0

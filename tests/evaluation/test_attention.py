@@ -71,7 +71,8 @@ def test_a_sensor_far_beyond_its_prior_is_found_and_stands_where_its_excess_puts
     own[:, 3:] *= 0.5e-3 / (20 * UM)
     own[7, 2], own[9, 4] = -3 * BEYOND * 20 * UM, 2 * BEYOND * 0.5e-3
     mean[5, 0] = 2.5 * SIGNIFICANT * 0.25 * UM  # between the two
-    metrics = found(local, (hits, mean, width), replace(answer, own=own, prior=(20 * UM, 0.5e-3)))["attention"]
+    answer = replace(answer, own=own, prior=(20 * UM, 0.5e-3))
+    metrics = found(local, (hits, mean, width), answer)["attention"]
     assert metrics["by_reason"]["prior"] == 2
     assert [row["sensor_id"] for row in metrics["worst"]] == [7, 5, 9]
     first, _, last = (row["reasons"][0] for row in metrics["worst"])

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from browser import measured
+from browser import measured, screenshot
 from report_page import HOSTILE, Parsed, png_size, report_of_a_barrel
 
 from alignnet.errors import ConfigError
@@ -81,7 +81,8 @@ def test_every_image_is_in_the_file_and_has_its_pixels(parsed):
 
 
 def test_every_figure_says_in_words_what_it_shows(parsed):
-    figures = parsed.all("svg")
+    shared, *figures = parsed.all("svg")
+    assert shared == {"class": "shared", "aria-hidden": "true"}
     assert len(figures) == 37
     for figure in figures:
         assert figure["role"] == "img"
@@ -145,13 +146,26 @@ def test_tables_of_dca_in_other_bins_get_their_figures(report, monkeypatch):
 
 
 def test_colours_are_those_of_the_page_and_nothing_is_behind_figures(text):
-    figures = text[text.index("<svg") :]
+    rules = text[text.index(".c0{") : text.index("</style>")]
+    figures = rules + text[text.index("<svg") :]
     assert "var(--before)" in figures
     assert "var(--after)" in figures
     for colour in ("#0072b2", "#d55e00", "#222222", "#000000"):
         assert colour not in figures
     assert "fill: #ffffff" not in figures
     assert "background" not in figures[: figures.index("</svg>")]
+
+
+def test_what_figures_share_is_said_once(text):
+    outlines = re.findall(r'<(?:path|clipPath) id="[^"]*"(.*?)(?:/>|</clipPath>)', text, flags=re.S)
+    assert len(outlines) > 50
+    assert len(outlines) == len(set(outlines))
+    elements = re.findall(r"<(?:path|use|g)\b[^>]*>", text)
+    assert all("url(" in one for one in elements if " style=" in one)
+    assert "<g>" not in text
+    rules = re.findall(r"^\.(c[0-9a-f]+)\{", text, flags=re.M)
+    assert len(rules) == len(set(rules))
+    assert set(re.findall(r'class="(c[0-9a-f]+)"', text)) == set(rules)
 
 
 def test_without_any_number_there_is_a_page_that_says_so(report):
@@ -202,13 +216,28 @@ def test_a_browser_shows_all_of_it_on_a_desk_and_on_a_phone(text, tmp_path):
         assert frame["client"] == width
         assert frame["scroll"] <= width
         assert len(frame["figures"]) == 37
-        for left, right, height in frame["figures"]:
+        for left, right, height in frame["boxes"]:
             assert left >= 0
             assert left + 150 < right <= width
             assert height > 40
+        assert min(frame["scales"]) > 1.0  # CSS pixels a point: letters of 9 points are read
     assert found["frames"][0]["ink"] == "rgb(27, 27, 27)"
     desk, phone = ({left for left, _, _ in frame["figures"]} for frame in found["frames"])
     assert len(desk) > len(phone) == 1  # side by side, and one below the other
+    assert all(box[1] <= 1280 for box in found["frames"][0]["figures"])  # nothing scrolls on a desk
+
+
+def test_figures_look_the_same_with_letters_of_their_own_and_with_shared_ones(report, tmp_path, monkeypatch):
+    some, draw = ("dca-xy", "volumes-stave", "map-0-u", "spectrum"), Picture.html
+    monkeypatch.setattr(Picture, "html", lambda one: draw(one) if one.name in some else html(""))
+    shared = page(report)
+    monkeypatch.setattr("alignnet.evaluation.report.page.said_once", lambda body: ("", body))
+    own = page(report)
+    assert shared.count("<svg viewBox") == own.count("<svg viewBox") == len(some)
+    assert len(shared) < len(own)
+    found = screenshot(shared, tmp_path, 1000, 8000)
+    assert found == screenshot(own, tmp_path, 1000, 8000)
+    assert found != screenshot(own.replace("<use", "<desc"), tmp_path, 1000, 8000)
 
 
 def test_the_browser_would_have_seen_a_page_too_wide_an_image_gone_and_a_fetch(tmp_path):

@@ -85,7 +85,8 @@ def tracks(metrics: Mapping[str, Any]) -> list[Finding]:
         return [Finding("tracks", "plain", f"{plural(used, 'track')} evaluated, none left out.")]
     fraction = lost / (used + lost)
     said = ", ".join(f"{number:,} {words}" for words, number in reasons.items() if number)
-    text = f"{used:,} of {plural(used + lost, 'track')} evaluated, {short(100 * fraction, 2)} % left out: {said}."
+    part = f"{short(100 * fraction, 2)} % left out: {said}"
+    text = f"{used:,} of {plural(used + lost, 'track')} evaluated, {part}."
     level = "warning" if fraction > MANY_REJECTED else "plain"
     return [Finding("tracks", level, text)]
 

@@ -11,11 +11,14 @@ from browser import measured, screenshot
 from report_page import HOSTILE, Parsed, png_size, report_of_a_barrel
 
 from alignnet.errors import ConfigError
+from alignnet.evaluation import plots, quality_plots
 from alignnet.evaluation.map_panels import scale_bar
 from alignnet.evaluation.report.markup import Column, formula, html, link, table
-from alignnet.evaluation.report.page import page, write_report
+from alignnet.evaluation.report.numbers import short
+from alignnet.evaluation.report.page import page, style, write_report
 from alignnet.evaluation.report.pictures import Picture
 from alignnet.evaluation.report.sections import SECTIONS
+from alignnet.evaluation.report.svg import said_once
 from alignnet.evaluation.report.verdict import verdict
 from alignnet.evaluation.summary import Evaluation
 
@@ -130,6 +133,22 @@ def test_numbers_that_no_section_knows_are_shown_all_the_same(parsed):
     assert words[words.index("stave 3.mean_um") + 1] == "0.2500"
 
 
+def test_volumes_and_weak_modes_are_those_that_the_training_found(report, parsed):
+    cells = [word for word in parsed.text if word.strip()]
+    modes = report.metrics["weak_modes"]["modes"]
+    assert {"radial", "twist", "clamshell_sin"} <= set(modes)
+    for name, row in modes.items():
+        at = cells.index(name, cells.index("Weak modes"))
+        assert cells[at + 1 : at + 3] == [row["verdict"], short(row["sigma_um"])]
+    for level, n in (("half_barrel", 8), ("stave", 24)):
+        found = report.metrics["volumes"][level]
+        assert found["n"] == n
+        largest = found["largest"][0]
+        at = cells.index(largest["name"])
+        assert cells[at + 2] == f"{short(largest['du_um'])} ± {short(largest['du_um_error'])}"
+        assert 0 < largest["du_um_error"] < 200  # half-barrels by their prior alone, staves by tracks
+
+
 def test_tables_of_dca_in_other_bins_get_their_figures(report, monkeypatch):
     monkeypatch.setattr(Picture, "html", lambda picture: html(f"[{picture.name}]"))
     table_in_phi = {
@@ -225,19 +244,22 @@ def test_a_browser_shows_all_of_it_on_a_desk_and_on_a_phone(text, tmp_path):
     desk, phone = ({left for left, _, _ in frame["figures"]} for frame in found["frames"])
     assert len(desk) > len(phone) == 1  # side by side, and one below the other
     assert all(box[1] <= 1280 for box in found["frames"][0]["figures"])  # nothing scrolls on a desk
+    assert [table for table in found["frames"][0]["tables"] if table[0] > table[1]] == []
 
 
-def test_figures_look_the_same_with_letters_of_their_own_and_with_shared_ones(report, tmp_path, monkeypatch):
-    some, draw = ("dca-xy", "volumes-stave", "map-0-u", "spectrum"), Picture.html
-    monkeypatch.setattr(Picture, "html", lambda one: draw(one) if one.name in some else html(""))
-    shared = page(report)
-    monkeypatch.setattr("alignnet.evaluation.report.page.said_once", lambda body: ("", body))
-    own = page(report)
-    assert shared.count("<svg viewBox") == own.count("<svg viewBox") == len(some)
-    assert len(shared) < len(own)
-    found = screenshot(shared, tmp_path, 1000, 8000)
-    assert found == screenshot(own, tmp_path, 1000, 8000)
-    assert found != screenshot(own.replace("<use", "<desc"), tmp_path, 1000, 8000)
+def test_figures_look_the_same_with_letters_of_their_own_and_with_shared_ones(report, tmp_path):
+    drawn = {
+        "dca": partial(plots.dca_mean_and_width, report.metrics["dca"], ["xy"]),
+        "staves": partial(quality_plots.volume_residuals, report.metrics["residual_levels"]),
+        "scale": partial(scale_bar, 50.0),
+    }
+    body = "".join(Picture(name, draw, "a figure").html() for name, draw in drawn.items())
+    rules, shared = said_once(body)
+    assert len(rules) + len(shared) < 0.7 * len(body)
+    looks = partial(screenshot, folder=tmp_path, width=1000, height=1600)
+    found = looks(f"<style>{style()}{rules}</style>{shared}")
+    assert found == looks(f"<style>{style()}</style>{body}")
+    assert found != looks(f"<style>{style()}</style>{shared}")
 
 
 def test_the_browser_would_have_seen_a_page_too_wide_an_image_gone_and_a_fetch(tmp_path):

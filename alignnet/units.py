@@ -12,6 +12,9 @@ CURVATURE = 0.00299792458
 UM = 1e-4
 """One micrometre in cm."""
 
+MRAD = 1e-3
+"""One milliradian in rad."""
+
 PION_MASS = 0.13957039
 """Charged pion [GeV/c²] (PDG 2024); the default mass of a track."""
 

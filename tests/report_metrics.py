@@ -52,5 +52,5 @@ def mode(name: str, amplitude: float | None, rigid: float = 0.1) -> dict[str, An
 def sensors(**faults: int) -> dict[str, Any]:
     """24 aligned sensors, some of them at fault."""
     counts = {"n": 24, "aligned": 24, "fixed": 0, "too_few_hits": 0, "without_hits": 0}
-    by_reason = {"residuals": 0, "correction": 0, "error": 0, "few hits": 0} | faults
+    by_reason = {"residuals": 0, "correction": 0, "prior": 0, "error": 0, "few hits": 0} | faults
     return {**counts, "attention": {"n": sum(faults.values()), "by_reason": by_reason, "worst": []}}

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from alignnet.cli.app import command
 from alignnet.cli.provenance import provenance, typed
 from alignnet.cli.report import leave_report
 from alignnet.cli.run_folder import trained_config, trained_metrics, warn_unless_converged
-from alignnet.cli.setup import evaluation_of, load_problem, quiet
+from alignnet.cli.sensor_answer import sensor_answer
+from alignnet.cli.setup import evaluation_of, load_problem, plain, quiet
 from alignnet.data.memory import peak_memory_mb
 from alignnet.data.root_alignment import read_alignment, read_alignment_table
-from alignnet.evaluation.attention import SensorAnswer
 from alignnet.evaluation.numbers import DEFAULT_NUMBERS
 from alignnet.evaluation.stream import events_of
 from alignnet.evaluation.summary import report, write_metrics
+from alignnet.export.alice import read_start_volumes
 from alignnet.geometry.detector import Detector
 from alignnet.training.answer import ALIGNED, FIXED
 
@@ -47,12 +50,13 @@ def main(config: DictConfig) -> None:
     settings.evaluation.setdefault("numbers", list(DEFAULT_NUMBERS))  # runs of earlier versions have none
     settings.evaluation.decays = settings.evaluation.get("decays") or None  # an empty section takes no names
     for key in ("o2", "selection"):
-        settings[key] = OmegaConf.merge(settings.get(key) or {}, config[key])
-    OmegaConf.set_struct(settings, True)  # a misspelt evaluation.part is an error
-    settings.evaluation = OmegaConf.merge(settings.evaluation, config.evaluation)
+        settings[key] = OmegaConf.merge(settings.get(key) or {}, _given(plain(config[key])))
+    OmegaConf.set_struct(settings, True)  # a misspelt +evaluation.part is an error
+    settings.evaluation = OmegaConf.merge(settings.evaluation, _given(plain(config.evaluation)))
     problem = load_problem(settings)
     local = read_alignment(run / "alignment.root", problem.detector)
-    answer = _answer(run, problem.detector)
+    volumes = read_start_volumes(run / "alignment.root", problem.detector).values()
+    answer = sensor_answer(problem, settings, local, volumes, _answer(run, problem.detector))
     evaluation = replace(
         evaluation_of(problem, settings.evaluation),
         after=local,
@@ -74,15 +78,25 @@ def main(config: DictConfig) -> None:
         leave_report(run, metrics, problem.detector, local, trained)
 
 
-def _answer(run: Path, detector: Detector) -> SensorAnswer:
-    """What tree `alignment` says of each sensor; those without a row are fixed."""
+def _given(section: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user has set of a section: not what is ???, which is as the run had it."""
+    given = {}
+    for key, value in section.items():
+        inner = _given(value) if isinstance(value, Mapping) else value
+        if value != "???" and (inner == value or inner):
+            given[key] = inner
+    return given
+
+
+def _answer(run: Path, detector: Detector) -> tuple[Tensor, Tensor, Tensor]:
+    """Hits, status and errors of tree `alignment` by sensor; those without a row are fixed."""
     table, n = read_alignment_table(run / "alignment.root"), len(detector)
     rows = detector.rows(table.sensor_id)
     n_hits, status = torch.zeros(n, dtype=torch.int64), torch.full((n,), FIXED, dtype=torch.int8)
     error = torch.full((n, table.error.shape[1]), torch.nan, dtype=torch.float64)
     n_hits[rows], status[rows] = torch.from_numpy(table.n_hits), torch.from_numpy(table.status)
     error[rows] = torch.from_numpy(table.error)
-    return SensorAnswer(n_hits, status, error)
+    return n_hits, status, error
 
 
 def _limits(trained: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:

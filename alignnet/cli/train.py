@@ -20,12 +20,12 @@ from alignnet.cli.provenance import provenance, typed
 from alignnet.cli.report import leave_report
 from alignnet.cli.resume import continued, remembered, restored_if_refused
 from alignnet.cli.run_folder import forget_curves
+from alignnet.cli.sensor_answer import sensor_answer
 from alignnet.cli.setup import evaluation_of, is_first_rank, load_problem, plain, quiet
 from alignnet.cli.signals import handle_again
 from alignnet.cli.uncertainty import uncertainty_of
 from alignnet.data.memory import peak_memory_mb
 from alignnet.errors import NotConvergedError
-from alignnet.evaluation.attention import SensorAnswer
 from alignnet.evaluation.summary import report, write_metrics
 from alignnet.export.result import write_result
 from alignnet.training.answer import ALIGNED, answer_of
@@ -90,7 +90,10 @@ def train(config: DictConfig) -> None:
     evaluation = replace(
         evaluation, after=answer.local, aligned=answer.status == ALIGNED, error_draws=answer.error_draws,
         errors=answer.errors, spectrum=answer.spectrum, modes=answer.modes, levels=answer.levels,
-        answer=SensorAnswer(answer.n_hits, answer.status, answer.error),
+        answer=sensor_answer(
+            problem, config, answer.local, [(one.volumes, one.moved) for one in answer.levels],
+            (answer.n_hits, answer.status, answer.error),
+        ),
     )  # fmt: skip
     metrics = evaluation.run(folder / "evaluation", monitor.history)
     show_evaluation(trainer, metrics, every=config.figure_every > 0)

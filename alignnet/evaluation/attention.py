@@ -4,6 +4,8 @@ A sensor needs attention for
 
 * `residuals`: the mean of its residuals differs from 0 by more than `SIGNIFICANT` standard errors, in u or v;
 * `correction`: it was moved by more than `FAR` robust standard deviations of its layer off the median;
+* `prior`: it moved by more than `BEYOND` widths of its prior against its volumes, which hardly any sensor
+  does that is as well mounted as the prior says;
 * `error`: the error of one of its translations is more than `UNCERTAIN` times its layer's median;
 * `few hits`: it had too few hits of the training tracks to be aligned for itself. Where these are many they
   are counted for each layer and not named: the sample is small, and no sensor is to blame.
@@ -20,14 +22,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alignnet.geometry import rigid
 from alignnet.geometry.detector import Detector
-from alignnet.units import UM
+from alignnet.units import MRAD, UM
 
 SIGNIFICANT = 5.0
 """Standard errors of a mean residual; of 24,120 sensors without fault the largest is about 4.3."""
 
 FAR = 10.0
 """Robust standard deviations of a layer's corrections; a tilted stave's ends are easily at half of it."""
+
+BEYOND = 5.0
+"""Widths of the prior."""
 
 UNCERTAIN = 5.0
 """Times the median error of a layer."""
@@ -36,7 +42,7 @@ FEWEST = 10
 """Hits below which a mean residual is not judged."""
 
 _ALIGNED, _FIXED, _TOO_FEW = 0, 1, 2  # of the branch `status`
-_TRANSLATIONS = ("du", "dv", "dw")
+_TRANSLATIONS = rigid.LOCAL_NAMES[:3]
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ class SensorAnswer:
     n_hits: Tensor  # of training tracks (sensors,)
     status: Tensor  # 0 aligned, 1 fixed, 2 too few hits (sensors,)
     error: Tensor  # σ of the local six (sensors, 6), NaN where not known
+    own: Tensor | None = None  # local six since the start, motions of volumes undone (sensors, 6)
+    prior: tuple[float, float] | None = None  # widths of its translations [cm] and rotations [rad]
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,12 @@ def sensor_metrics(
         "attention": {"n": sensors with another reason than few hits, "by_reason": {reason: sensors},
         "worst": [{"name", "sensor_id", "layer", "n_hits", "reasons": [words, …], "excess"}, …]}}`.
     """
-    faults = [_of_residuals(*residuals), _of_corrections(detector, local), _of_errors(detector, answer)]
+    faults = [
+        _of_residuals(*residuals),
+        _of_corrections(detector, local),
+        _of_priors(answer),
+        _of_errors(detector, answer),
+    ]
     few = _of_hits(answer)
     at_fault = torch.stack([reason.excess for reason in faults]).amax(0)
     reasons = [*faults, few]
@@ -150,6 +163,21 @@ def _of_corrections(detector: Detector, local: Tensor) -> _Reason:
         return f"correction {name} is {size:.3g} µm, {float(most[i]):.1f} times its layer's spread off"
 
     return _beyond("correction", most, FAR, words)
+
+
+def _of_priors(answer: SensorAnswer) -> _Reason:
+    if answer.own is None or answer.prior is None:
+        return _Reason("prior", torch.zeros(len(answer.status), dtype=torch.float64), str)
+    own, (shift, turn) = answer.own, answer.prior
+    most, k = (own.abs() / torch.tensor([shift] * 3 + [turn] * 3).to(own)).max(-1)
+
+    def words(i: int) -> str:
+        c, times = int(k[i]), float(most[i])
+        unit, width, name = (UM, shift, "µm") if c < 3 else (MRAD, turn, "mrad")
+        size = f"{rigid.LOCAL_NAMES[c]} is {float(own[i, c]) / unit:.3g} {name}"
+        return f"its own {size}, {times:.1f} times the width of its prior, {width / unit:g} {name}"
+
+    return _beyond("prior", most, BEYOND, words)
 
 
 def _of_errors(detector: Detector, answer: SensorAnswer) -> _Reason:

@@ -33,6 +33,9 @@ EDGES: dict[str, tuple[float, ...]] = {
 }
 """Bins of p_T [GeV/c], φ [rad], η, the sign of the charge, of y (top: +, φ from 0 to π) and of x (side)."""
 
+TWO = {"charge": ("−", "+"), "top": ("bottom", "top"), "side": ("left", "right")}
+"""What the two bins of a sign are called."""
+
 BINS = Bins(scale=20e-4, largest=1.0, step=0.05)
 """Of the DCA [cm]: 1 µm wide at 0, 5 % of the DCA far out, none beyond 1 cm."""
 

@@ -26,6 +26,8 @@ MIN_HITS = 20
 MOST = 200
 """Levels of more volumes than this have tables of their own, and not their volumes in metrics.json."""
 
+_SIDES = (("left", "right"), ("bottom", "top"))  # of x and of y: below 0, and above
+
 
 def level_metrics(detector: Detector, sums: Mapping[str, SensorSums]) -> dict[str, Any]:
     """Residuals per level of the hierarchy, for metrics.json.
@@ -37,7 +39,8 @@ def level_metrics(detector: Detector, sums: Mapping[str, SensorSums]) -> dict[st
     Returns:
         For each level `n_volumes` and, by geometry, `scatter_u_um` and `scatter_v_um`: the r.m.s. of the
         volumes' mean unbiased residuals, weighted by hits, less what their own errors make of it. With up to
-        `MOST` volumes also `volumes`: their `name`, and by geometry lists of `n_hits`,
+        `MOST` volumes also `volumes`: their `name`, their `layer` (None for one of several layers), where
+        each layer has two that lie opposite their `side`, and by geometry lists of `n_hits`,
         `<biased|unbiased>_<mean|width>_<u|v>_um`.
     """
     levels = {}
@@ -46,7 +49,8 @@ def level_metrics(detector: Detector, sums: Mapping[str, SensorSums]) -> dict[st
         row: dict[str, Any] = {"n_volumes": len(names)}
         row |= {name: _scatter(one, group) for name, one in sums.items()}
         if len(names) <= MOST:
-            row["volumes"] = {"name": list(names)} | {n: _columns(one, group) for n, one in sums.items()}
+            row["volumes"] = {"name": list(names), **_where(detector, group)}
+            row["volumes"] |= {n: _columns(one, group) for n, one in sums.items()}
         levels[level] = row
     return {"residual_levels": levels}
 
@@ -97,6 +101,31 @@ def _write(path: Path | str, columns: Mapping[str, list[Any]]) -> None:
 def _text(values: Tensor) -> list[str]:
     """Micrometres with three decimals; nothing where there is no number."""
     return [f"{value:.3f}" if value == value else "" for value in (values / UM).tolist()]
+
+
+def _where(detector: Detector, group: Tensor) -> dict[str, list[Any]]:
+    """The layer of each volume and, where each layer has two of them on opposite sides, which these are."""
+    inside = group >= 0
+    layer, place = detector.layer[inside].double(), detector.translation[inside, :2]
+    mean, square, middle, radius = (
+        _mean(values, group[inside]) for values in (layer, layer**2, place, place.norm(dim=1))
+    )
+    one, numbers = (square - mean**2 < 0.01).tolist(), mean.round().long().tolist()
+    layers = [number if is_one else None for number, is_one in zip(numbers, one, strict=True)]
+    size, axis = middle.abs().max(1)
+    if not (all(one) and all(numbers.count(n) == 2 for n in numbers) and bool((size > 0.3 * radius).all())):
+        return {"layer": layers}
+    signs = (middle.gather(1, axis[:, None]).squeeze(1) > 0).long()
+    sides = [_SIDES[k][i] for k, i in zip(axis.tolist(), signs.tolist(), strict=True)]
+    distinct = len(set(zip(layers, sides, strict=True))) == len(layers)
+    return {"layer": layers} | ({"side": sides} if distinct else {})
+
+
+def _mean(values: Tensor, group: Tensor) -> Tensor:
+    """Mean of each group (groups, …) of values (sensors, …)."""
+    total = values.new_zeros(int(group.max()) + 1, *values.shape[1:]).index_add_(0, group, values)
+    count = torch.bincount(group).to(values)
+    return total / count.view(-1, *[1] * (values.dim() - 1))
 
 
 def _columns(sums: SensorSums, group: Tensor) -> dict[str, Any]:

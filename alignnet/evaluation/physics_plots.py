@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from alignnet.evaluation.style import STYLE, numbers, styled
+from alignnet.evaluation.style import STYLE, legend_above, numbers, styled
 
 _NAMES = {
     "k0s": r"K$^0_\mathrm{S}\to\pi^+\pi^-$",
     "lambda": r"$\Lambda\to\mathrm{p}\pi^-$",
     "d0": r"D$^0\to$K$^-\pi^+$",
 }
+
+_MANY = 100  # points of a line that are pixels rather than marks in the report
 
 
 def physics_figures(metrics: Mapping[str, Any]) -> dict[str, Figure]:
@@ -54,7 +56,7 @@ def mass(decays: Mapping[str, Mapping[str, Any]], name: str) -> Figure:
                 plain = STYLE[geometry] | {"linestyle": "none"}
                 axes[row, column].errorbar(middle, values, errors, **plain)
     whole.set(xlabel=f"mass of {_NAMES.get(name, name)} [MeV/$c^2$]", ylabel="pairs")
-    whole.legend(loc="best")
+    legend_above(whole)
     axes[0, 1].set_ylabel("mean [MeV/$c^2$]")
     axes[1, 1].set_ylabel("width [MeV/$c^2$]")
     axes[1, 1].set_xlabel(r"$p_\mathrm{T}$ [GeV/$c$]")
@@ -75,18 +77,20 @@ def monitor(found: Mapping[str, Mapping[str, Any]]) -> Figure:
     for column, layer in zip(axes.T, layers, strict=True):
         for axis, c in zip(column, ("xy", "z"), strict=True):
             for geometry, of in found.items():
+                means = numbers(of[layer][f"mean_{c}_um"])
                 style = {
                     "color": STYLE[geometry]["color"],
                     "marker": ".",
                     "markersize": 2,
                     "linestyle": "none",
+                    "rasterized": len(means) > _MANY,
                 }
-                axis.plot(numbers(of[layer][f"mean_{c}_um"]), label=geometry, **style)
+                axis.plot(means, label=geometry, **style)
             axis.axhline(0, color="0.75", linewidth=0.8, zorder=0)
             axis.tick_params(labelsize=8)
         column[0].set_title(f"layer {layer.removeprefix('layer')}", fontsize=9)
     axes[0, 0].set_ylabel("mean across the field [µm]")
     axes[1, 0].set_ylabel("mean along z [µm]")
-    axes[0, 0].legend(loc="best", fontsize=7.5, markerscale=3)
+    legend_above(axes[0, 0])
     figure.supxlabel("chip (inner barrel) or module (outer barrel) of the layer", fontsize=10)
     return figure

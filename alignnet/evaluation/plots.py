@@ -10,12 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from alignnet.evaluation.dca import TWO
 from alignnet.evaluation.maps import correction_map
 from alignnet.evaluation.residuals import ResidualSummary
 from alignnet.evaluation.style import (
+    LEGEND,
     STYLE,
     epoch_axis,
     layer_axis,
+    legend_above,
     log_micrometres,
     log_momentum,
     margins,
@@ -42,8 +45,8 @@ _AXIS = {
     "phi": r"$\varphi$ [rad]",
     "eta": r"$\eta$",
     "charge": "charge",
-    "top": r"$y < 0$ (bottom), $y > 0$ (top)",
-    "side": r"$x < 0$, $x > 0$",
+    "top": "half of the barrel, by the sign of $y$",
+    "side": "half of the barrel, by the sign of $x$",
 }
 
 _LABELS = 0.74  # numbers and a label left of an axis [inches]
@@ -61,7 +64,7 @@ def dca_mean_and_width(
     """
     by = next(key[:-4] for key in next(iter(table.values())) if key.endswith("_low"))
     figure = Figure(figsize=(4.1 * len(coordinates), 6.0))
-    grid = margins(figure, (3, len(coordinates)), left=_LABELS, bottom=0.5, gap=_LABELS)
+    grid = margins(figure, (3, len(coordinates)), left=_LABELS, bottom=0.5, top=LEGEND, gap=_LABELS)
     ratios = {"height_ratios": (1, 1.25, 0.7)}
     axes = figure.subplots(3, len(coordinates), sharex=True, squeeze=False, gridspec_kw=grid | ratios)
     for column, c in zip(axes.T, coordinates, strict=True):
@@ -82,7 +85,10 @@ def dca_mean_and_width(
             axis.yaxis.set_label_coords(-0.55 / (4.1 - _LABELS), 0.5)
         if by == "pt":
             log_momentum(column[2], *_ends(table))
-    axes[1, 0].legend(loc="best")
+        if by in TWO:
+            column[2].set_xlim(-2, 2)
+            column[2].set_xticks((-1, 1), TWO[by])
+    legend_above(axes[0, 0])
     return figure
 
 
@@ -113,7 +119,7 @@ def truth_recovery(
         layer_axis(axis, layers)
     log_micrometres(axes[0])
     axes[0].set_ylabel("remaining displacement, r.m.s. [µm]")
-    axes[-1].legend(loc="best")
+    legend_above(axes[-1])
     if title:
         figure.suptitle(title, fontsize=10)
     return figure
@@ -146,7 +152,7 @@ def residuals_per_layer(residuals: Mapping[str, Any], coordinates: Sequence[str]
     axes[0, 0].set_ylabel("mean [µm]")
     axes[1, 0].set_ylabel("standard deviation [µm]")
     log_micrometres(axes[1, 0])
-    axes[1, 0].legend(loc="best")
+    legend_above(axes[1, 0])
     return figure
 
 
@@ -297,7 +303,7 @@ def _spread_out(axis: Axes, table: Mapping[str, Any], value: str) -> None:
     steps = (10.0**k * j for k in range(1, 6) for j in ((1, 2, 4) if far < 200 else (1,)))
     beyond = [step for step in steps if step < far]
     ticks = [t for t in (*(-step for step in beyond), -5, 0, 5, *beyond) if low < t < high]
-    axis.set_yticks(ticks, [f"{t:g}" for t in ticks])
+    axis.set_yticks(ticks, [f"{t:g}".replace("-", "−") for t in ticks])
     axis.yaxis.set_minor_locator(NullLocator())
     axis.set_ylim(low, high)
 

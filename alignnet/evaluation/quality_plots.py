@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from alignnet.evaluation.style import STYLE, layer_axis, numbers, styled
+from alignnet.evaluation.style import STYLE, layer_axis, legend_above, numbers, styled
 
 LEVELS = {"HalfBarrel": "half-barrel", "Stave": "stave"}
 """Whose volumes are few enough for a figure, and what they are called."""
@@ -126,7 +126,7 @@ def overlaps(found: Mapping[str, Mapping[str, Any]]) -> Figure:
     axes[1, 0].set_xlabel("layer")
     axes[1, 1].set_xlabel("layer")
     axes[1, 2].set_xlabel("mean of a pair [µm]")
-    axes[0, 0].legend(loc="best")
+    legend_above(axes[0, 0])
     return figure
 
 
@@ -142,18 +142,38 @@ def volume_residuals(levels: Mapping[str, Any], level: str = "Stave") -> Figure:
     figure = Figure(figsize=(8.6, 4.4), layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
     for axis, c in zip(axes, "uv", strict=True):
-        for name, columns in volumes.items():
-            if name != "name":
-                style = STYLE[name] | {"linestyle": "none", "markersize": 3}
-                axis.plot(numbers(columns[f"unbiased_mean_{c}_um"]), label=name, **style)
+        for name in (name for name in STYLE if name in volumes):
+            style = STYLE[name] | {"linestyle": "none", "markersize": 3}
+            axis.plot(numbers(volumes[name][f"unbiased_mean_{c}_um"]), label=name, **style)
         axis.axhline(0, color="0.75", linewidth=0.8, zorder=0)
         axis.set_ylabel(f"mean in {c} [µm]")
         if max(map(abs, axis.get_ylim())) > _FAR:
             axis.set_yscale("symlog", linthresh=10)
             axis.yaxis.set_major_formatter("{x:g}")
-    axes[0].legend(loc="best", ncols=3)
-    axes[1].set_xlabel(f"{LEVELS.get(level, level)}, in the detector's order")
+        _mark_layers(axis, volumes["layer"])
+    axes[1].set_xticks(*_named(volumes["layer"], volumes.get("side")))
+    axes[1].set_xlabel(f"{LEVELS.get(level, level)}s by layer, in the detector's order")
+    legend_above(axes[0])
     return figure
+
+
+def _mark_layers(axis: Axes, layer: Sequence[int | None]) -> None:
+    """Lines between the volumes of one layer and those of the next."""
+    axis.tick_params(axis="x", which="both", length=0)
+    axis.set_xlim(-0.5, len(layer) - 0.5)
+    for i in range(1, len(layer)):
+        if layer[i] != layer[i - 1]:
+            axis.axvline(i - 0.5, color="0.75", linewidth=0.8, zorder=0)
+
+
+def _named(layer: Sequence[int | None], side: Sequence[str] | None) -> tuple[list[float], list[str]]:
+    """Places and words of ticks: one for each volume where they have sides, else one for each layer."""
+    words = ["–" if one is None else str(one) for one in layer]
+    if side is not None:
+        named = [f"{of}\n{n}" for n, of in zip(words, side, strict=True)]
+        return [float(i) for i in range(len(named))], named
+    rows = {word: [i for i, one in enumerate(words) if one == word] for word in words}
+    return [sum(mine) / len(mine) for mine in rows.values()], list(rows)
 
 
 def _density(axis: Axes, counts: np.ndarray, edges: np.ndarray, name: str, label: str, total: float) -> None:

@@ -31,7 +31,7 @@ from alignnet.sensors.sensor import SensorLayer
 from alignnet.units import UM
 
 _FINE, _LARGEST = 2e-4, 2.0  # [cm] bins of residuals: about 0.1 µm wide at 0, none beyond 2 cm
-_TOTALS = ("chi2", "vertex", "ndf", "used", "tracks")
+_TOTALS = ("chi2", "vertex", "ndf", "used", "fitted", "tracks")
 
 
 class Spread:
@@ -128,8 +128,13 @@ class ResidualSummary:
 
     @property
     def n_rejected(self) -> int:
-        """Tracks that could not be fitted, that the robust weights cut, or with too large a χ²/ν."""
+        """Tracks that are not used: those that cannot be fitted, and those that weigh nothing."""
         return round(self.totals["tracks"] - self.totals["used"])
+
+    @property
+    def n_weightless(self) -> int:
+        """Tracks with a fit that the robust weights cut, or with too large a χ²/ν."""
+        return round(self.totals["fitted"] - self.totals["used"])
 
     def add(self, tracks: FittedTracks) -> None:
         """Add a batch's tracks."""
@@ -139,7 +144,8 @@ class ResidualSummary:
         self.pull.add(tracks.unbiased / tracks.expected, sensor, keep)
         self.expected.add(tracks.expected, sensor, keep)
         self.sensors.add(tracks.biased, tracks.unbiased, sensor, keep)
-        values = (*tracks.sums, int((tracks.weight > 0).sum()), len(tracks.weight))
+        used, fitted = tracks.weight > 0, tracks.chi2.isfinite()
+        values = (*tracks.sums, int(used.sum()), int((used | fitted).sum()), len(used))
         for name, value in zip(_TOTALS, values, strict=True):
             self.totals[name] += value
 
@@ -201,6 +207,7 @@ def residual_metrics(
         "chi2_per_ndf_ideal": None if ideal is None else number(ideal.chi2_per_ndf),
         "n_tracks": after.n_tracks,
         "n_tracks_rejected": after.n_rejected,
+        "n_tracks_weightless": after.n_weightless,
     }
 
 

@@ -25,6 +25,7 @@ STYLE: dict[str, dict[str, Any]] = {
     "expected": {"color": "#222222", "marker": "_", "linestyle": (0, (1, 1.5))},
     "limit": {"color": "#222222", "marker": "_", "linestyle": (0, (1, 1.5))},
 }
+LEGEND = 0.28  # of one row above axes [inches]
 _EDGE = 0.12  # above and to the right of axes [inches]
 _RC: Any = {
     "font.size": 9.5,
@@ -78,7 +79,7 @@ def log_micrometres(axis: Axes) -> None:
     shown = np.concatenate([[np.nan], *(np.ravel(line.get_ydata()) for line in lines)])
     least = np.nanmin(np.where(shown > 0, shown, np.nan), initial=high)
     if high < 4 * least:
-        axis.set_ylim(0, high)
+        axis.set_ylim(0, 1.06 * high)
         return
     axis.set_yscale("log")
     plain_log_labels(axis)
@@ -118,6 +119,23 @@ def epoch_axis(axis: Axes, epochs: Sequence[float]) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(set(epochs)) == 1:
         axis.set_xlim(epochs[0] - 1, epochs[0] + 1)
+
+
+def legend_above(axis: Axes, most: int = 4) -> None:
+    """The legend of an axis above all axes of the figure, where it lies over nothing.
+
+    Args:
+        axis: the upper left one of a figure that has no layout engine; any of one that has.
+        most: entries in a row.
+    """
+    figure, (handles, labels) = axis.get_figure(), axis.get_legend_handles_labels()
+    assert isinstance(figure, Figure)
+    options: Any = {"ncols": min(len(labels), most) or 1, "columnspacing": 1.4, "handletextpad": 0.5}
+    if figure.get_layout_engine() is not None:
+        figure.legend(handles, labels, loc="outside upper left", borderaxespad=0.2, **options)
+    else:
+        place: Any = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.1}
+        axis.legend(handles, labels, **place, **options)
 
 
 def wide_dashes(name: str) -> dict[str, Any]:

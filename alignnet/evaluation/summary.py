@@ -219,8 +219,11 @@ def report(metrics: Mapping[str, Any], folder: Path) -> None:
         if value
     ]
     log.info("χ²/ndf: %s (%s tracks)", ", ".join(parts), f"{metrics['n_tracks']:,}")
-    if metrics["n_tracks_rejected"]:
-        log.info("%s tracks cannot be fitted and are left out", f"{metrics['n_tracks_rejected']:,}")
+    weightless = metrics.get("n_tracks_weightless") or 0
+    if unfitted := metrics["n_tracks_rejected"] - weightless:
+        log.info("%s tracks cannot be fitted and are left out", f"{unfitted:,}")
+    if weightless:
+        log.info("%s tracks weigh nothing: the robust weights of the cost cut them", f"{weightless:,}")
     log.info("pictures: %s", folder)
 
 

@@ -19,9 +19,7 @@ from alignnet.geometry.surface import column_names, padded
 from alignnet.geometry.weak_modes import rigid_motion_basis
 from alignnet.solvers.errors import Errors, Removal
 from alignnet.solvers.spectrum import Spectrum
-from alignnet.units import UM
-
-MRAD = 1e-3
+from alignnet.units import MRAD, UM
 
 
 def error_metrics(detector: Detector, errors: Errors, aligned: Tensor) -> dict[str, Any]:

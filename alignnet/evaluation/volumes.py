@@ -13,9 +13,8 @@ from alignnet.data.tracks import Array
 from alignnet.evaluation.statistics import number
 from alignnet.geometry import rigid
 from alignnet.geometry.detector import Detector
-from alignnet.units import UM
+from alignnet.units import MRAD, UM
 
-MRAD = 1e-3
 LARGEST = 10
 """Volumes of a level that are named."""
 

@@ -143,6 +143,23 @@ def relative(levels: Sequence[Volumes], moved: Sequence[Motion]) -> list[Tensor]
     return found
 
 
+def own_six(detector: Detector, local: Tensor, moved: Iterable[tuple[Volumes, Motion]]) -> Tensor:
+    """What is left of sensors' local six (sensors, 6) once the motions of their volumes are undone.
+
+    Args:
+        detector: the nominal places.
+        local: of the sensors, volumes included.
+        moved: levels in any order, and P of their volumes.
+    """
+    n = len(detector)
+    carried_by: Motion = still()[0].expand(n, 3, 3), still()[1].expand(n, 3)
+    for level, motion in sorted(moved, key=lambda one: one[0].depth):
+        carried_by = replaced(carried_by, level, motion)
+    drawn = detector.rotation, detector.translation
+    here = rigid.place_local(*drawn, local[:, :6])
+    return rigid.local_of(*drawn, *rigid.compose(here, rigid.invert(carried_by)))
+
+
 def replaced(sensors: Motion, level: Volumes, motion: Motion) -> Motion:
     """Motions of sensors, those in a volume of this level having that volume's."""
     has, index = level.group >= 0, level.group.clamp_min(0)

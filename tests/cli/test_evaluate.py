@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 from small_detectors import BEAM, GUN, planes, simulated
-from training_runs import evaluate
+from training_runs import configured, evaluate
 
+from alignnet.cli.evaluate import _given
 from alignnet.data.datamodule import AlignmentData
 from alignnet.data.root import read_detector, read_misalignment, read_tracks, write_simulation
 
@@ -56,8 +57,8 @@ def test_a_run_on_its_own_tracks_gives_its_own_numbers(run):
 
 
 def test_other_tracks_give_other_numbers_of_the_same_alignment(run, other_file):
-    masses = "+evaluation.decays={k0s: {min_flight: 0.2}}"
-    evaluate(f"run={run}", f"data.files=[{other_file}]", "+evaluation.max_tracks=null", masses)
+    masses = "evaluation.decays={k0s: {min_flight: 0.2}}"
+    evaluate(f"run={run}", f"data.files=[{other_file}]", "evaluation.max_tracks=null", masses)
     other, trained = numbers(run), numbers(run, ".")
     assert set(other["decays"]) == set(other["dca"])
     assert list(other["decays"]["after"]) == ["k0s"]
@@ -93,7 +94,7 @@ def test_one_part_of_the_events_can_be_evaluated(run, barrel_file):
     )  # fmt: skip
     counts = {}
     for part in ("train", "validation", "test"):
-        evaluate(f"run={run}", f"+evaluation.part={part}")
+        evaluate(f"run={run}", f"{'+' * (part == 'test')}evaluation.part={part}")
         counts[part] = numbers(run)["n_tracks"]
         assert counts[part] == len(data.part(part))
     assert sum(counts.values()) == 300
@@ -128,9 +129,24 @@ def test_a_run_that_has_not_finished_is_one_line_that_says_how_to_go_on(refused,
 
 def test_misspelt_settings_are_one_line(refused, run):
     assert "prat" in refused(evaluate, f"run={run}", "+evaluation.prat=test")
-    assert refused(evaluate, f"run={run}", "+evaluation.part=best").startswith(
-        "evaluation.part is 'best'; choose"
-    )
+    for sign in ("", "+"):
+        assert refused(evaluate, f"run={run}", f"{sign}evaluation.part=best").startswith(
+            "evaluation.part is 'best'; choose"
+        )
+
+
+def test_what_is_not_set_is_as_the_run_had_it_and_null_is_a_value():
+    assert _given({"part": "???", "max_tracks": None, "timing": {"bias": "???"}}) == {"max_tracks": None}
+    decays = {"decays": {"k0s": {}}, "timing": {"bias": 0, "length": "???"}}
+    assert _given(decays) == {"decays": {"k0s": {}}, "timing": {"bias": 0}}
+
+
+def test_every_setting_of_an_evaluation_is_one_of_a_training():
+    ours, trained = configured("evaluate"), configured("train")
+    for section in ("evaluation", "o2", "selection"):
+        assert set(ours[section]) <= set(trained[section])
+    assert set(trained.selection) - {"_target_"} == set(ours.selection)
+    assert set(trained.o2) == set(ours.o2)
 
 
 def test_tracks_of_another_detector_are_refused(refused, run, tmp_path):

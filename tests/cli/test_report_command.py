@@ -31,7 +31,7 @@ class Text(HTMLParser):
         """A link, a figure, or something else."""
         if tag == "a":
             self.links.append(dict(attrs)["href"])
-        if tag == "svg":
+        if tag == "svg" and "aria-label" in dict(attrs):
             self.figures.append(dict(attrs)["aria-label"])
 
     def handle_data(self, data):

@@ -84,7 +84,7 @@ def test_a_run_is_evaluated_with_another_selection(original, tmp_path, no_pictur
     (tmp_path / ".hydra").mkdir()
     OmegaConf.save(configured("train", *settings), tmp_path / ".hydra" / "config.yaml")
     found = {}
-    for key in ("+selection.pt=[0.5,null]", "+selection.pt=[2,null]"):
+    for key in ("+selection.pt=[0.5,null]", "selection.pt=[2,null]"):
         evaluate(f"run={tmp_path}", key)
         found[key] = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())["n_tracks"]
     assert list(found.values()) == [n_tracks(original, low) for low in (0.5, 2)]

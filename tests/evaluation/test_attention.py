@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_detectors import barrel
 
-from alignnet.evaluation.attention import FAR, SIGNIFICANT, UNCERTAIN, SensorAnswer, sensor_metrics
+from alignnet.evaluation.attention import BEYOND, FAR, SIGNIFICANT, UNCERTAIN, SensorAnswer, sensor_metrics
 
 UM = 1e-4
 DETECTOR = barrel(chips=6)
@@ -39,7 +41,9 @@ def test_a_mean_residual_that_is_significant_is_found_with_its_size(k):
     local, (hits, mean, width), answer = flawless()
     mean[17, k] = -(SIGNIFICANT + 3) * 0.25 * UM  # the standard error is 5 µm / √400
     metrics = found(local, (hits, mean, width), answer)["attention"]
-    assert metrics["by_reason"] == {"residuals": 1, "correction": 0, "error": 0, "few hits": 0}
+    assert metrics["by_reason"] == {
+        "residuals": 1, "correction": 0, "prior": 0, "error": 0, "few hits": 0
+    }  # fmt: skip
     (row,) = metrics["worst"]
     assert (row["name"], row["sensor_id"], row["n_hits"]) == (DETECTOR.names[17], 17, 400)
     assert row["reasons"] == [f"mean residual {'uv'[k]} is -2 µm, 8.0 σ from 0"]
@@ -59,6 +63,27 @@ def test_a_correction_far_from_those_of_its_layer_is_found_wherever_the_layer_we
     metrics = found(local, residuals, answer)["attention"]
     assert [row["sensor_id"] for row in metrics["worst"]] == [40]
     assert metrics["worst"][0]["reasons"][0].startswith("correction dw is ")
+
+
+def test_a_sensor_far_beyond_its_prior_is_found_and_stands_where_its_excess_puts_it():
+    local, (hits, mean, width), answer = flawless()
+    own = 20 * UM * torch.randn(N, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    own[:, 3:] *= 0.5e-3 / (20 * UM)
+    own[7, 2], own[9, 4] = -3 * BEYOND * 20 * UM, 2 * BEYOND * 0.5e-3
+    mean[5, 0] = 2.5 * SIGNIFICANT * 0.25 * UM  # between the two
+    answer = replace(answer, own=own, prior=(20 * UM, 0.5e-3))
+    metrics = found(local, (hits, mean, width), answer)["attention"]
+    assert metrics["by_reason"]["prior"] == 2
+    assert [row["sensor_id"] for row in metrics["worst"]] == [7, 5, 9]
+    first, _, last = (row["reasons"][0] for row in metrics["worst"])
+    assert first == "its own dw is -300 µm, 15.0 times the width of its prior, 20 µm"
+    assert last == "its own rot_v is 5 mrad, 10.0 times the width of its prior, 0.5 mrad"
+
+
+def test_without_a_prior_nothing_is_beyond_it():
+    local, residuals, answer = flawless()
+    own = torch.full((N, 6), 1.0).double()
+    assert found(local, residuals, replace(answer, own=own))["attention"]["n"] == 0
 
 
 def test_an_error_that_is_large_for_its_layer_is_found():

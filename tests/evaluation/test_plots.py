@@ -71,7 +71,7 @@ def test_the_dca_figure_holds_every_mean_and_width_of_its_table(before: float) -
             low, high = axis.get_ylim()
             assert min(columns[key]) > low
             assert max(columns[key]) < high
-    assert [text.get_text() for text in lower.get_legend().get_texts()] == ["before", "after", "ideal"]
+    assert [text.get_text() for text in upper.get_legend().get_texts()] == ["before", "after", "ideal"]
     assert "[µm]" in texts_of(figure)
     assert "GeV" in texts_of(figure)
     assert drawn(figure)

@@ -7,15 +7,18 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from browser import measured
+from browser import measured, screenshot
 from report_page import HOSTILE, Parsed, png_size, report_of_a_barrel
 
 from alignnet.errors import ConfigError
+from alignnet.evaluation import plots, quality_plots
 from alignnet.evaluation.map_panels import scale_bar
 from alignnet.evaluation.report.markup import Column, formula, html, link, table
-from alignnet.evaluation.report.page import page, write_report
+from alignnet.evaluation.report.numbers import short
+from alignnet.evaluation.report.page import page, style, write_report
 from alignnet.evaluation.report.pictures import Picture
 from alignnet.evaluation.report.sections import SECTIONS
+from alignnet.evaluation.report.svg import said_once
 from alignnet.evaluation.report.verdict import verdict
 from alignnet.evaluation.summary import Evaluation
 
@@ -81,7 +84,8 @@ def test_every_image_is_in_the_file_and_has_its_pixels(parsed):
 
 
 def test_every_figure_says_in_words_what_it_shows(parsed):
-    figures = parsed.all("svg")
+    shared, *figures = parsed.all("svg")
+    assert shared == {"class": "shared", "aria-hidden": "true"}
     assert len(figures) == 37
     for figure in figures:
         assert figure["role"] == "img"
@@ -129,6 +133,22 @@ def test_numbers_that_no_section_knows_are_shown_all_the_same(parsed):
     assert words[words.index("stave 3.mean_um") + 1] == "0.2500"
 
 
+def test_volumes_and_weak_modes_are_those_that_the_training_found(report, parsed):
+    cells = [word for word in parsed.text if word.strip()]
+    modes = report.metrics["weak_modes"]["modes"]
+    assert {"radial", "twist", "clamshell_sin"} <= set(modes)
+    for name, row in modes.items():
+        at = cells.index(name, cells.index("Weak modes"))
+        assert cells[at + 1 : at + 3] == [row["verdict"], short(row["sigma_um"])]
+    for level, n in (("half_barrel", 8), ("stave", 24)):
+        found = report.metrics["volumes"][level]
+        assert found["n"] == n
+        largest = found["largest"][0]
+        at = cells.index(largest["name"])
+        assert cells[at + 2] == f"{short(largest['du_um'])} ± {short(largest['du_um_error'])}"
+        assert 0 < largest["du_um_error"] < 200  # half-barrels by their prior alone, staves by tracks
+
+
 def test_tables_of_dca_in_other_bins_get_their_figures(report, monkeypatch):
     monkeypatch.setattr(Picture, "html", lambda picture: html(f"[{picture.name}]"))
     table_in_phi = {
@@ -145,13 +165,26 @@ def test_tables_of_dca_in_other_bins_get_their_figures(report, monkeypatch):
 
 
 def test_colours_are_those_of_the_page_and_nothing_is_behind_figures(text):
-    figures = text[text.index("<svg") :]
+    rules = text[text.index(".c0{") : text.index("</style>")]
+    figures = rules + text[text.index("<svg") :]
     assert "var(--before)" in figures
     assert "var(--after)" in figures
     for colour in ("#0072b2", "#d55e00", "#222222", "#000000"):
         assert colour not in figures
     assert "fill: #ffffff" not in figures
     assert "background" not in figures[: figures.index("</svg>")]
+
+
+def test_what_figures_share_is_said_once(text):
+    outlines = re.findall(r'<(?:path|clipPath) id="[^"]*"(.*?)(?:/>|</clipPath>)', text, flags=re.S)
+    assert len(outlines) > 50
+    assert len(outlines) == len(set(outlines))
+    elements = re.findall(r"<(?:path|use|g)\b[^>]*>", text)
+    assert all("url(" in one for one in elements if " style=" in one)
+    assert "<g>" not in text
+    rules = re.findall(r"^\.(c[0-9a-f]+)\{", text, flags=re.M)
+    assert len(rules) == len(set(rules))
+    assert set(re.findall(r'class="(c[0-9a-f]+)"', text)) == set(rules)
 
 
 def test_without_any_number_there_is_a_page_that_says_so(report):
@@ -202,13 +235,31 @@ def test_a_browser_shows_all_of_it_on_a_desk_and_on_a_phone(text, tmp_path):
         assert frame["client"] == width
         assert frame["scroll"] <= width
         assert len(frame["figures"]) == 37
-        for left, right, height in frame["figures"]:
+        for left, right, height in frame["boxes"]:
             assert left >= 0
             assert left + 150 < right <= width
             assert height > 40
+        assert min(frame["scales"]) > 1.0  # CSS pixels a point: letters of 9 points are read
     assert found["frames"][0]["ink"] == "rgb(27, 27, 27)"
     desk, phone = ({left for left, _, _ in frame["figures"]} for frame in found["frames"])
     assert len(desk) > len(phone) == 1  # side by side, and one below the other
+    assert all(box[1] <= 1280 for box in found["frames"][0]["figures"])  # nothing scrolls on a desk
+    assert [table for table in found["frames"][0]["tables"] if table[0] > table[1]] == []
+
+
+def test_figures_look_the_same_with_letters_of_their_own_and_with_shared_ones(report, tmp_path):
+    drawn = {
+        "dca": partial(plots.dca_mean_and_width, report.metrics["dca"], ["xy"]),
+        "staves": partial(quality_plots.volume_residuals, report.metrics["residual_levels"]),
+        "scale": partial(scale_bar, 50.0),
+    }
+    body = "".join(Picture(name, draw, "a figure").html() for name, draw in drawn.items())
+    rules, shared = said_once(body)
+    assert len(rules) + len(shared) < 0.7 * len(body)
+    looks = partial(screenshot, folder=tmp_path, width=1000, height=1600)
+    found = looks(f"<style>{style()}{rules}</style>{shared}")
+    assert found == looks(f"<style>{style()}</style>{body}")
+    assert found != looks(f"<style>{style()}</style>{shared}")
 
 
 def test_the_browser_would_have_seen_a_page_too_wide_an_image_gone_and_a_fetch(tmp_path):

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from dataclasses import replace
+from html import unescape
+
 import pytest
 import torch
+from omegaconf import OmegaConf
 from small_detectors import barrel
+from training_runs import configured
 
 from alignnet.cli.report import _shown_in
 from alignnet.evaluation.decays import Decays, decays_of
@@ -24,6 +31,18 @@ def test_masses_without_a_peak_are_counted_and_explained():
     assert "K⁰<sub>S</sub> → π⁺π⁻ after 7." in text
     assert "max_chi2_per_ndf" in text
     assert decays(Report({}, DETECTOR, torch.zeros(len(DETECTOR), 6))) == ""
+
+
+def test_without_decays_a_line_says_how_to_ask_for_them_with_keys_that_exist():
+    metrics = {"residuals": {"layer0": {}}}
+    text = unescape(decays(Report(metrics, DETECTOR, torch.zeros(len(DETECTOR), 6))))
+    command = re.search(r"<code>(.*)</code>", text)
+    assert command
+    program, name, *overrides = shlex.split(command[1])
+    assert (program, name) == ("alignnet", "evaluate")
+    assert set(decays_of(OmegaConf.to_container(configured("evaluate", *overrides).evaluation.decays)))
+    straight = replace(DETECTOR, b_z=0.0)  # whose tracks have no momentum
+    assert decays(Report(metrics, straight, torch.zeros(len(DETECTOR), 6))) == ""
 
 
 def test_indices_are_set_low():

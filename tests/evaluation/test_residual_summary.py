@@ -119,6 +119,19 @@ def test_wrong_matches_are_left_out_and_counted(detector: Detector, few: Tracks,
     assert every.unbiased.core_width[0, 0] == pytest.approx(float(good.unbiased.core_width[0, 0]), rel=0.2)
 
 
+def test_tracks_that_weigh_nothing_are_told_from_those_that_cannot_be_fitted(
+    detector: Detector, few: Tracks
+) -> None:
+    uv = few.uv.copy()
+    uv[few.offset[:30]] += 0.3
+    uv[few.offset[30:33]] = np.nan
+    cut = HelixChi2(detector, weights=TrackWeights("cut", threshold=5**0.5))
+    tracks = event_batches(replace(few, uv=uv), detector)
+    metrics = residual_metrics(residual_summary(cut, SensorLayer.of(detector), detector, tracks))
+    assert (metrics["n_tracks_weightless"], metrics["n_tracks_rejected"]) == (30, 33)
+    assert metrics["n_tracks"] == len(few) - 33
+
+
 def test_metrics_have_numbers_in_micrometres_for_every_layer(
     before: ResidualSummary, ideal: ResidualSummary
 ) -> None:

@@ -167,4 +167,10 @@ def test_a_report_says_chi2_of_each_geometry_that_there_is(numbers, caplog, caps
     assert first == "χ²/ndf: before {:.4g}, after {:.4g}, ideal {:.4g} ({} tracks)".format(*values, n)
     assert second == "χ²/ndf: before {:.4g}, after {:.4g} ({} tracks)".format(*values[:2], n)
     assert where == "pictures: run/evaluation"
+    caplog.clear()
+    lost = {"n_tracks_rejected": 1205, "n_tracks_weightless": 1200}
+    with caplog.at_level(logging.INFO, "alignnet.evaluation"):
+        report(numbers | lost, Path("run/evaluation"))
+    assert caplog.messages[1].startswith("5 tracks cannot be fitted")
+    assert caplog.messages[2].startswith("1,200 tracks weigh nothing")
     assert "Unbiased residuals" in capsys.readouterr().out

@@ -151,7 +151,7 @@ def test_a_chi2_that_rose_is_called_worse(metrics, before, rise):
         ("convergence.converged", None, "warning", "was not judged after 2 epochs"),
         ("n_tracks", 0, "bad", "No track was evaluated"),
         ("n_tracks", None, "bad", "not known"),
-        ("n_tracks_rejected", 100, "plain", "0.50 % left out: 100 not fitted or without weight"),
+        ("n_tracks_rejected", 100, "plain", "0.50 % left out: 100 that cannot be fitted."),
         ("n_tracks_rejected", 2000, "warning", "9.1 % left out"),
         ("n_rejected", 2000, "warning", "2,000 beyond evaluation.max_chi2_per_ndf"),
         ("n_aligned", 0, "bad", "No sensor was aligned"),
@@ -186,6 +186,14 @@ def test_each_rule_has_its_level_and_its_words(path, value, level, words):
     assert level in levels(judged, topic)
     assert words in text(judged, topic)
     assert judged.level == ("good" if level == "plain" else level)
+
+
+def test_tracks_without_weight_are_not_said_to_have_no_fit():
+    metrics = good_metrics() | {"n_tracks_rejected": 130, "n_tracks_weightless": 100, "n_rejected": 20}
+    assert text(verdict(metrics), "tracks").endswith(
+        "0.74 % left out: 30 that cannot be fitted, 100 that weigh nothing (robust weights), "
+        "20 beyond evaluation.max_chi2_per_ndf."
+    )
 
 
 def test_without_the_truth_the_mean_dca_is_held_against_zero():

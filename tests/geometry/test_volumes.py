@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alignnet.geometry import rigid
 from alignnet.geometry.its2 import its2
-from alignnet.geometry.volumes import Volumes, accumulated, carried, deltas, parents_first, relative
+from alignnet.geometry.volumes import Volumes, accumulated, carried, deltas, own_six, parents_first, relative
 
 ITS2 = its2()
 SOME = part_of(ITS2, torch.arange(5, len(ITS2), 61))
@@ -68,6 +68,16 @@ def test_sixes_against_the_parents_come_back():
     found = relative(LEVELS, accumulated(LEVELS, SIXES))
     for six, expected in zip(found, SIXES, strict=True):
         assert torch.allclose(six, expected, rtol=0, atol=1e-12)
+
+
+def test_what_sensors_moved_by_themselves_comes_back_however_their_volumes_moved():
+    own = random_local(len(SOME), 0.2, 0.05, seed=9)
+    here = carried(LEVELS, SIXES, rigid.place_local(*PLACE, own))
+    moved = list(zip(LEVELS, accumulated(LEVELS, SIXES), strict=True))
+    local = rigid.local_of(*PLACE, *here)
+    assert (local - own).abs().max() > 0.1
+    assert torch.allclose(own_six(SOME, local, moved[::-1]), own, rtol=0, atol=1e-12)
+    assert torch.allclose(own_six(SOME, local, []), local, rtol=0, atol=1e-12)
 
 
 def test_a_motion_of_the_whole_leaves_every_volume_where_it_is_on_its_parent():

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from alignnet.evaluation import map_panels, plots
-from alignnet.evaluation.attention import FAR, SIGNIFICANT, UNCERTAIN
+from alignnet.evaluation.attention import BEYOND, FAR, SIGNIFICANT, UNCERTAIN
 from alignnet.evaluation.report.markup import Column, Html, element, folded, joined, listed, table
 from alignnet.evaluation.report.numbers import at, known, plural, short, span, whole
 from alignnet.evaluation.report.numbers import table as table_of
@@ -103,7 +103,8 @@ def _worst(attention: Mapping[str, Any]) -> Html:
     rows = attention.get("worst") or []
     bounds = (
         f"Listed are sensors whose mean residual is more than {SIGNIFICANT:g} σ from 0, whose correction is "
-        f"more than {FAR:g} robust standard deviations of its layer off, or whose error is more than "
+        f"more than {FAR:g} robust standard deviations of its layer off, which moved by more than {BEYOND:g} "
+        f"widths of their prior (optimizer.sensor_prior) against their volumes, or whose error is more than "
         f"{UNCERTAIN:g} times its layer's median; and those with too few hits, where they are not many."
     )
     if not rows:

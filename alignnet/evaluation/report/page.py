@@ -9,6 +9,7 @@ from alignnet.data.atomic import replacing
 from alignnet.evaluation.report.markup import Html, element, formula, html, joined, listed
 from alignnet.evaluation.report.report import Report
 from alignnet.evaluation.report.sections import SECTIONS
+from alignnet.evaluation.report.svg import said_once
 from alignnet.evaluation.report.verdict import Verdict, verdict
 
 
@@ -44,12 +45,13 @@ def page(report: Report) -> str:
             Html("</main>"),
         ]
     )
+    rules, body = said_once(body)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<title>{html(title)}: {html(judged.headline)}</title>\n<style>\n{_style()}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
+        f"<title>{html(title)}: {html(judged.headline)}</title>\n<style>\n{style()}{rules}</style>\n"
+        f"</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 
@@ -71,5 +73,6 @@ def _verdict(judged: Verdict) -> Html:
     return element("section", element("h2", "Verdict"), headline, found, id="verdict", aria_label="Verdict")
 
 
-def _style() -> str:
+def style() -> str:
+    """The style sheet of every report."""
     return (files("alignnet.evaluation.report") / "report.css").read_text(encoding="utf-8")

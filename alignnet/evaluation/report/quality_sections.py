@@ -149,6 +149,8 @@ def vertices(report: Report) -> Html:
 def decays(report: Report) -> Html:
     """Masses of decays in flight."""
     found = table_of(report.metrics, "decays")
+    if not found:
+        return _not_asked_for(report)
     names: Mapping[str, Any] = next(iter(found.values()), {})
     if names and not any(_peak(one[name], "mean") for one in found.values() for name in names):
         return _no_peak(found)
@@ -176,6 +178,18 @@ def decays(report: Report) -> Html:
         "against p_T and φ. Curvatures that are wrong in one place show as a mean that depends on φ."
     )
     return joined([panels(pictures, caption, "panels wide"), table("Peaks", columns, rows)])
+
+
+def _not_asked_for(report: Report) -> Html:
+    """How to ask for masses; nothing where there cannot be any."""
+    if not report.detector.b_z or not at(report.metrics, "residuals"):
+        return Html("")
+    return element(
+        "p",
+        "No decays were looked for. Ask for them with ",
+        element("code", "alignnet evaluate run=RUN 'evaluation.decays={k0s: {}, lambda: {}}'"),
+        f"; there are {', '.join(_DECAYS)}.",
+    )
 
 
 def _no_peak(found: Mapping[str, Any]) -> Html:

@@ -11,7 +11,7 @@ from alignnet.evaluation.report.numbers import at, count, finite, plural, short,
 CHI2_NEAR, CHI2_FAR = 0.01, 0.10
 """χ²/ndf above that of the true places, as a fraction: near it, and far from it."""
 
-_FAULTS = ("residuals", "correction", "error")
+_FAULTS = ("residuals", "correction", "prior", "error")
 
 CHI2_PLAUSIBLE = (0.7, 1.5)
 """χ²/ndf beyond which the errors that hits are given do not describe the residuals."""
@@ -79,17 +79,28 @@ def tracks(metrics: Mapping[str, Any]) -> list[Finding]:
         return [Finding("tracks", "bad", "The number of evaluated tracks is not known.")]
     if used == 0:
         return [Finding("tracks", "bad", "No track was evaluated.")]
-    unfitted = count(at(metrics, "n_tracks_rejected")) or 0
-    beyond = count(at(metrics, "n_rejected")) or 0
-    if not unfitted + beyond:
+    reasons = _left_out(metrics)
+    lost = sum(reasons.values())
+    if not lost:
         return [Finding("tracks", "plain", f"{plural(used, 'track')} evaluated, none left out.")]
-    fraction = (unfitted + beyond) / (used + unfitted + beyond)
-    reasons = [f"{unfitted:,} not fitted or without weight"] if unfitted else []
-    reasons += [f"{beyond:,} beyond evaluation.max_chi2_per_ndf"] if beyond else []
-    left_out = f"{short(100 * fraction, 2)} % left out: {', '.join(reasons)}"
-    text = f"{used:,} of {plural(used + unfitted + beyond, 'track')} evaluated, {left_out}."
+    fraction = lost / (used + lost)
+    said = ", ".join(f"{number:,} {words}" for words, number in reasons.items() if number)
+    part = f"{short(100 * fraction, 2)} % left out: {said}"
+    text = f"{used:,} of {plural(used + lost, 'track')} evaluated, {part}."
     level = "warning" if fraction > MANY_REJECTED else "plain"
     return [Finding("tracks", level, text)]
+
+
+def _left_out(metrics: Mapping[str, Any]) -> dict[str, int]:
+    """How many tracks are not evaluated, by why."""
+    not_used, weightless, beyond = (
+        count(at(metrics, key)) or 0 for key in ("n_tracks_rejected", "n_tracks_weightless", "n_rejected")
+    )
+    return {
+        "that cannot be fitted": max(not_used - weightless, 0),
+        "that weigh nothing (robust weights)": min(weightless, not_used),
+        "beyond evaluation.max_chi2_per_ndf": beyond,
+    }
 
 
 def sensors(metrics: Mapping[str, Any]) -> list[Finding]:

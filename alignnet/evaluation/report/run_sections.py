@@ -22,10 +22,11 @@ from alignnet.evaluation.report.report import Report
 from alignnet.evaluation.report.track_sections import dca_tables
 
 _SHOWN = {
-    "residuals", "chi2_per_ndf", "chi2_per_ndf_before", "chi2_per_ndf_ideal", "n_tracks", "n_tracks_rejected",
-    "n_rejected", "truth", "truth_rigid_only", "truth_layer_rigid", "errors", "pulls", "spectrum", "dca",
-    "n_aligned", "sensors", "seconds", "peak_memory_mb", "converged", "convergence", "history", "run",
-    "weak_modes", "volumes", "fit", "residual_levels", "surface", "overlaps", "vertex", "decays", "monitor",
+    "residuals", "chi2_per_ndf", "chi2_per_ndf_before", "chi2_per_ndf_ideal", "n_tracks",
+    "n_tracks_rejected", "n_tracks_weightless", "n_rejected", "truth", "truth_rigid_only",
+    "truth_layer_rigid", "errors", "pulls", "spectrum", "dca", "n_aligned", "sensors", "seconds",
+    "peak_memory_mb", "converged", "convergence", "history", "run", "weak_modes", "volumes", "fit",
+    "residual_levels", "surface", "overlaps", "vertex", "decays", "monitor",
 }  # fmt: skip
 _MOST_ROWS = 100
 

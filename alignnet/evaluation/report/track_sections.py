@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from alignnet.evaluation import plots
+from alignnet.evaluation.dca import TWO
 from alignnet.evaluation.report.markup import Column, Html, element, folded, formula, joined, table
 from alignnet.evaluation.report.numbers import at, finite, known, short, span, whole
 from alignnet.evaluation.report.pictures import Picture, panels
@@ -15,7 +16,7 @@ from alignnet.evaluation.report.rules_physics import dca as dca_rule
 
 _VARIABLES = {
     "pt": "p_T [GeV/c]", "phi": "φ [rad]", "eta": "η", "charge": "charge",
-    "top": "the sign of y, bottom and top", "side": "the sign of x, left and right",
+    "top": "the sign of y", "side": "the sign of x",
 }  # fmt: skip
 
 
@@ -89,7 +90,8 @@ def _dca_numbers(geometries: Mapping[str, Any], c: str, by: str, variable: str) 
     last = list(geometries.values())[-1]
     rows = []
     for i, (low, high) in enumerate(zip(last[f"{by}_low"], last[f"{by}_high"], strict=True)):
-        row: list[Any] = [f"{low:.3g} … {high:.3g}", whole(last["n"][i])]
+        name = TWO[by][i] if by in TWO else f"{low:.3g} … {high:.3g}"
+        row: list[Any] = [name, whole(last["n"][i])]
         for quantity in ("mean", "width"):
             row += [short(g[f"{quantity}_{c}_um"][i]) for g in geometries.values()]
             row.append(short(last[f"{quantity}_error_{c}_um"][i], 2))

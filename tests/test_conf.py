@@ -22,7 +22,7 @@ from alignnet.sensors.constraints import set_free
 COMMANDS = (
     "trackfinding", "train", "evaluate", "simulate", "generate", "find", "export", "convert", "watch"
 )  # fmt: skip
-OURS = {"terms", "weight", "sets"}  # of the objective, beside the arguments of what a section makes
+OURS = {"terms", "weight", "sets", "find"}  # of the objective, beside the arguments of what a section makes
 OPTIONS = sorted(path.relative_to(CONF) for path in Path(CONF).glob("*/*.yaml"))
 LEAVES = [option for option in OPTIONS if option.parts[0] not in ("experiment", "sample")]
 
@@ -45,7 +45,7 @@ def calls(node):
 def test_an_option_names_arguments_that_its_target_has(option):
     node = OmegaConf.load(Path(CONF) / option)
     found = list(calls(node))
-    plain = (Path("detector/file.yaml"), Path("baselines/none.yaml"))
+    plain = (Path("detector/file.yaml"), Path("baselines/none.yaml"), Path("data/files.yaml"))
     assert found or "defaults" in node or option in plain
     for target, names in found:
         takes = inspect.signature(get_object(target)).parameters
@@ -81,8 +81,15 @@ def test_an_option_gives_every_argument_that_has_a_default():
             assert known - elsewhere <= set(names), option
 
 
-@pytest.mark.parametrize("optimizer", options("optimizer"))
-@pytest.mark.parametrize("experiment", options("experiment"))
+def pairs():
+    """Every experiment with every optimizer; each with some of the others in the quick tests."""
+    for i, experiment in enumerate(options("experiment")):
+        for k, optimizer in enumerate(options("optimizer")):
+            marks = () if (i + k) % 5 == 0 else pytest.mark.slow
+            yield pytest.param(experiment, optimizer, marks=marks)
+
+
+@pytest.mark.parametrize(("experiment", "optimizer"), list(pairs()))
 def test_an_experiment_goes_with_every_optimizer(experiment, optimizer):
     config = configured("train", f"experiment={experiment}", f"optimizer={optimizer}")
     build(config.optimizer)
@@ -114,7 +121,7 @@ def test_a_sample_composes(sample):
 def test_every_group_is_tried_here():
     assert {option.parts[0] for option in OPTIONS} == {
         "averaging", "detector", "experiment", "loss", "misalignment", "optimizer", "sample", "selection",
-        "source", "toy", "baselines", "time",
+        "source", "toy", "baselines", "time", "data", "finding",
     }  # fmt: skip
 
 

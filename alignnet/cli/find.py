@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -23,7 +24,7 @@ from alignnet.export.alice import read_start
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.misalign import misaligned
 from alignnet.trackfinding.its2.automaton import Automaton
-from alignnet.trackfinding.its2.finder import EdgeScorer, NetworkScorer
+from alignnet.trackfinding.its2.finder import EdgeScorer, Finder, NetworkScorer
 from alignnet.trackfinding.its2.fit import TrackFit
 from alignnet.trackfinding.its2.found_tracks import Tally, found_tracks
 from alignnet.trackfinding.its2.graph import GraphBuilder
@@ -36,25 +37,43 @@ log = logging.getLogger("alignnet.find")
 
 @command("find")
 def main(config: DictConfig) -> None:
-    """Find tracks chunk by chunk, writing as it goes."""
-    start = time.perf_counter()
+    """Find tracks, and leave them and their figures of merit."""
     path, output = Path(str(config.input)).expanduser(), checked_output(config)
     if output.resolve() == path.resolve():
         raise ConfigError(f"output is {output}, the file of the hits; choose another name")
-    step = whole_number(config, "step", 1)
-    nominal = detector_of(config.detector, [str(path)])
+    figures = find(config, path, output, detector_of(config.detector, [str(path)]), config.alignment)
+    if config.metrics is not None:
+        write_metrics(Path(str(config.metrics)).expanduser(), figures)
+
+
+def find(
+    settings: DictConfig, path: Path, output: Path, nominal: Detector, alignment: str | None, **marks: Any
+) -> dict[str, float]:
+    """Find tracks chunk by chunk, writing as it goes.
+
+    Args:
+        settings: of conf/finding.
+        path, output: the file of hits, and that of tracks.
+        nominal: what the hits refer to.
+        alignment: where the sensors are believed to be; None for the nominal places.
+        marks: for the metadata of the file.
+
+    Returns:
+        Figures of merit, where the file has a truth, and times.
+
+    Raises:
+        ConfigError: a setting cannot be used, or the output cannot be written.
+        SchemaError: the file cannot be read, or is of another detector.
+        CheckpointError: there is no such network.
+    """
+    start, step = time.perf_counter(), whole_number(settings, "step", 1)
     check_same_sensors(path, nominal)
-    detector = believed(nominal, config.alignment)
-    with values_of("graph"):
-        builder: GraphBuilder = build(config.graph, detector=detector)
-    scorer = scorer_of(config, builder)
-    with values_of("finder"):
-        fit = TrackFit(detector, builder.systematic)
-        finder = build(config.finder, builder=builder, scorer=scorer, fit=fit)
+    finder = finder_of(settings, believed(nominal, alignment))
     truth = read_misalignment(path, nominal) if has_misalignment(path) else None
     metadata = {
         **{"generator": f"alignnet {alignnet.__version__} find", "seed": None, "hits": str(path)},
-        **{"graph": plain(config.graph), "finder": plain(config.finder), "network": config.network},
+        **{"graph": plain(settings.graph), "finder": plain(settings.finder), "network": settings.network},
+        **marks,
     }
     count, tally, total = Count(nominal), Tally(), count_entries(path, "tracks")
     with SimulationWriter(output, nominal, truth, metadata) as writer:
@@ -64,9 +83,19 @@ def main(config: DictConfig) -> None:
     figures = tally.figures()
     log.info("%s", ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if "/" not in name))
     log.info("%s, %.1f s", count.summary(), time.perf_counter() - start)
-    if config.metrics is not None:
-        write_metrics(Path(str(config.metrics)).expanduser(), figures)
     log.info("written: %s (%.1f MB)", output, output.stat().st_size / 1e6)
+    return figures
+
+
+def finder_of(settings: DictConfig, detector: Detector) -> Finder:
+    """What finds tracks in a detector, by settings of conf/finding."""
+    with values_of("graph"):
+        builder: GraphBuilder = build(settings.graph, detector=detector)
+    scorer = scorer_of(settings, builder)
+    with values_of("finder"):
+        fit = TrackFit(detector, builder.systematic)
+        finder: Finder = build(settings.finder, builder=builder, scorer=scorer, fit=fit)
+    return finder
 
 
 def believed(nominal: Detector, alignment: str | None) -> Detector:

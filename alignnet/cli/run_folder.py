@@ -49,6 +49,8 @@ def trained_config(run: Path) -> DictConfig:
     config.data.files = [_found(str(file), home) for file in config.data.files]
     for one in (config.data.get("sets") or {}).values():
         one.files = [_found(str(file), home) for file in one.files]
+    if config.data.get("find") is not None:  # not in runs of earlier versions
+        config.data.files, config.data.find = found_files(config, run), None
     if "path" in config.detector:
         config.detector.path = _found(config.detector.path, home)
     config.sensors.start = _found(config.sensors.start, home)
@@ -56,6 +58,12 @@ def trained_config(run: Path) -> DictConfig:
         if isinstance(name, str) and (home / name).exists():  # a file, not a word
             config.o2[key] = _found(name, home)
     return config
+
+
+def found_files(config: DictConfig, folder: Path) -> list[str]:
+    """Names of the files of found tracks in the folder of a run, one for each file of hits."""
+    n = len(config.data.files)
+    return [str(folder / f"found_tracks{f'_{k}' if n > 1 else ''}.root") for k in range(n)]
 
 
 def trained_metrics(run: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from alignnet.loss.terms import Terms
 
 Section = dict[str, Any]
 
-OWN = ("sets", "weight")
+OWN = ("sets", "weight", "find")
 """Keys of `data` that are not of one set of files."""
 
 

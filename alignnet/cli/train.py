@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from alignnet.cli.app import CONF, build, command, errors_in_one_line, values_of
 from alignnet.cli.board import TrainingFigures, show_evaluation
+from alignnet.cli.found_tracks import finding_figures, with_found_tracks
 from alignnet.cli.keys import check_keys
 from alignnet.cli.provenance import provenance, typed
 from alignnet.cli.report import leave_report
@@ -59,7 +60,7 @@ def train(config: DictConfig) -> None:
         L.seed_everything(config.seed, workers=True, verbose=False)
     if config.resume is None and is_first_rank():
         forget_curves(folder)
-    problem = load_problem(config)
+    problem = load_problem(with_found_tracks(config, folder))
     averaging = build(config.get("averaging"))
     module = AlignmentModule(
         problem.sensors,
@@ -104,6 +105,7 @@ def train(config: DictConfig) -> None:
         "convergence": status.plain(),
         "history": monitor.history,
         "run": provenance(problem, typed("train"), config.seed),
+        **finding_figures(folder),
     }
     write_metrics(folder / "metrics.json", metrics)
     report(metrics, folder / "evaluation")

@@ -20,13 +20,15 @@ class Lock:
 
     Args:
         path: beside what it is for; stays there, empty.
+        what: it is for, as a person would call it; default: the cache of this name.
 
     Raises:
         ConfigError: it can neither be made nor opened.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, what: str | None = None) -> None:
         self.path, self.writable = path, True
+        self.what = what or f"the cache {path.with_suffix('')}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -74,7 +76,7 @@ class Lock:
         if self._try(kind):
             return
         doing = "is writing" if kind == fcntl.LOCK_SH else "has"
-        log.info("another process %s the cache %s; waiting for it", doing, self.path.with_suffix(""))
+        log.info("another process %s %s; waiting for it", doing, self.what)
         while not self._try(kind):
             time.sleep(_PAUSE)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 
-from alignnet.evaluation.report.markup import Column, Html, element, html, joined, table
+from alignnet.evaluation.report.document import document
+from alignnet.evaluation.report.markup import Column, Html, element, joined, table
 from alignnet.evaluation.report.numbers import plural, short, whole
 from alignnet.evaluation.report.pictures import Picture, panels
 from alignnet.evaluation.time_plots import chi2_in_time, constants_in_time
@@ -52,13 +52,7 @@ def page(watch: Watch) -> str:
             Html("</main>"),
         ]
     )
-    style = (files("alignnet.evaluation.report") / "report.css").read_text(encoding="utf-8")
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<title>{html(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
+    return document(title, body)
 
 
 def _changes(changes: Sequence[Mapping[str, Any]], constants: Mapping[str, Any]) -> Html:

@@ -50,9 +50,9 @@ def trained(folder: Path) -> Report:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("alignnet.cli.report.write_report", lambda path, report: reports.append(report))
         train(
-            folder / "run", *SMALL, f"data.files=[{file}]", "trainer.max_epochs=2", "early_stop=null",
-            "trainer.enable_progress_bar=false", "loss.vertex=given", "evaluation.errors=exact",
-            "evaluation.spectrum=4", f"evaluation.numbers=[{','.join(NUMBERS)}]",
+            folder / "run", *SMALL, f"data.files=[{file}]", "data.batch_size=200", "trainer.max_epochs=2",
+            "early_stop=null", "trainer.enable_progress_bar=false", "loss.vertex=given",
+            "evaluation.errors=exact", "evaluation.spectrum=4", f"evaluation.numbers=[{','.join(NUMBERS)}]",
         )  # fmt: skip
     (report,) = reports
     return report

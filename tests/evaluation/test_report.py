@@ -13,9 +13,10 @@ from report_page import HOSTILE, Parsed, png_size, report_of_a_barrel
 from alignnet.errors import ConfigError
 from alignnet.evaluation import plots, quality_plots
 from alignnet.evaluation.map_panels import scale_bar
+from alignnet.evaluation.report.document import style
 from alignnet.evaluation.report.markup import Column, formula, html, link, table
 from alignnet.evaluation.report.numbers import short
-from alignnet.evaluation.report.page import page, style, write_report
+from alignnet.evaluation.report.page import page, write_report
 from alignnet.evaluation.report.pictures import Picture
 from alignnet.evaluation.report.sections import SECTIONS
 from alignnet.evaluation.report.svg import said_once

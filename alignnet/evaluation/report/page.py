@@ -1,15 +1,14 @@
-"""The report as one file: head, style sheet, verdict, sections."""
+"""The report as one file: verdict and sections."""
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 from alignnet.data.atomic import replacing
-from alignnet.evaluation.report.markup import Html, element, formula, html, joined, listed
+from alignnet.evaluation.report.document import document
+from alignnet.evaluation.report.markup import Html, element, formula, joined, listed
 from alignnet.evaluation.report.report import Report
 from alignnet.evaluation.report.sections import SECTIONS
-from alignnet.evaluation.report.svg import said_once
 from alignnet.evaluation.report.verdict import Verdict, verdict
 
 
@@ -45,14 +44,7 @@ def page(report: Report) -> str:
             Html("</main>"),
         ]
     )
-    rules, body = said_once(body)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<title>{html(title)}: {html(judged.headline)}</title>\n<style>\n{style()}{rules}</style>\n"
-        f"</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
+    return document(f"{title}: {judged.headline}", body)
 
 
 def _verdict(judged: Verdict) -> Html:
@@ -71,8 +63,3 @@ def _verdict(judged: Verdict) -> Html:
     headline = element("p", judged.headline, class_=f"headline {judged.level}")
     found = element("ul", *rows, class_="findings")
     return element("section", element("h2", "Verdict"), headline, found, id="verdict", aria_label="Verdict")
-
-
-def style() -> str:
-    """The style sheet of every report."""
-    return (files("alignnet.evaluation.report") / "report.css").read_text(encoding="utf-8")

@@ -89,6 +89,8 @@ def test_the_wedge_has_the_published_widths_and_nothing_outside():
     entry = events(toy, 2000).line[:, 0]
     assert 23 <= float(entry.min()) < 23.01
     assert 24.99 < float(entry.max()) < 25
+    largest = torch.tensor([[48 * (1 - 2**-24), 0.0]])  # 1 − 2⁻²⁴: the largest number below 1 that is drawn
+    assert float(toy.signal_ends(largest)[0, 0]) < 25
 
 
 def test_lines_come_by_rising_intercept_and_the_absent_ones_last():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from alignnet.cli.app import CONF, build, command, errors_in_one_line, values_of
 from alignnet.cli.arguments import check_arguments
@@ -25,7 +26,7 @@ from alignnet.errors import ConfigError
 from alignnet.evaluation.summary import write_metrics
 from alignnet.trackfinding.data import TrackfindingData
 from alignnet.trackfinding.module import TrackFinder
-from alignnet.trackfinding.run import LearningMonitor, baseline_figures, make_trainer, tested
+from alignnet.trackfinding.run import Baseline, LearningMonitor, baseline_figures, make_trainer, tested
 from alignnet.trackfinding.systems.lstm_layer import n_parameters
 from alignnet.training.checkpoint import load_checkpoint
 from alignnet.training.run import last_checkpoint
@@ -52,6 +53,7 @@ class Trackfinding:
     row: str | None = None
     resume: str | None = None
     filters: int | None = None
+    test_backgrounds: list[float] = field(default_factory=list)
     printed: dict[str, float] = field(default_factory=dict)
     baselines: Section = field(default_factory=dict)
 
@@ -93,6 +95,7 @@ def main(config: DictConfig) -> None:
         "test": figures,
         "printed": plain(config.printed),
         "baselines": baseline_figures(baselines, module.objective, data),
+        "by_background": by_background(config, trainer, module, baselines),
         "history": monitor.history,
         "seconds": time.perf_counter() - start,
         "peak_memory_mb": peak_memory_mb(),
@@ -108,6 +111,19 @@ def main(config: DictConfig) -> None:
     for name, values in {"test": figures, **metrics["baselines"]}.items():
         log.info("%s: %s", name, ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
     log.info("metrics: %s", folder / "metrics.json")
+
+
+def by_background(
+    config: DictConfig, trainer: L.Trainer, module: TrackFinder, baselines: Mapping[str, Baseline]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Figures of merit of the system and of the baselines at each of `test_backgrounds`."""
+    found = {}
+    for background in config.test_backgrounds:
+        toy = build(OmegaConf.merge(config.toy, {"background": background}))
+        data = TrackfindingData(toy, seed=config.seed, **plain(config.data))
+        own = {"system": tested(trainer, module, data)}
+        found[f"{background:g}"] = own | baseline_figures(baselines, module.objective, data)
+    return found
 
 
 def check(config: DictConfig) -> None:

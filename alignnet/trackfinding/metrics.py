@@ -8,6 +8,7 @@ without = (L · all − S)/(L − S).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -88,25 +89,36 @@ def seeded_accuracies(found: FoundTrack, truth: Tensor, seeds: int) -> dict[str,
     }
 
 
-def squared_pulls(residual: Tensor, covariance: Tensor) -> dict[str, Mean]:
+PARTS = {"covered_68": 0.6827, "covered_95": 0.9545}
+"""Of a distribution, those within one and two standard deviations of one normal variable."""
+
+NORMAL_RADIUS2 = {name: -2 * math.log(1 - part) for name, part in PARTS.items()}
+"""Squared Mahalanobis radii of the ellipses that hold these parts of two normal variables."""
+
+
+def squared_distances(residual: Tensor, covariance: Tensor) -> Tensor:
+    """Squared Mahalanobis distances r·C⁻¹·r (tracks,) of residuals (tracks, 2)."""
+    return (residual * torch.linalg.solve(covariance, residual)).sum(-1)
+
+
+def squared_pulls(
+    residual: Tensor, covariance: Tensor, radius2: Mapping[str, float] = NORMAL_RADIUS2
+) -> dict[str, Mean]:
     """Pulls and coverage of errors of two correlated parameters.
 
     Args:
         residual: (tracks, 2) true minus found.
         covariance: (tracks, 2, 2) as estimated.
+        radius2: squared Mahalanobis radii of the ellipses that should hold `PARTS`.
 
     Returns:
         "pull2_intercept", "pull2_slope": mean squares of residual/σ; "covered_68", "covered_95": how often
-        both are inside the ellipse that holds 68.27 or 95.45 % of a normal distribution;
-        "inside1_intercept", …: how often |residual| < σ, 68.27 % expected.
+        both are inside the ellipse that should hold 68.27 or 95.45 %; "inside1_intercept", …: how often
+        |residual| < σ, 68.27 % expected of a normal distribution.
     """
-    sigma = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
-    pull = residual / sigma
-    distance2 = (residual * torch.linalg.solve(covariance, residual)).sum(-1)
-    inside = {"covered_68": 0.6827, "covered_95": 0.9545}
-    covered = {
-        name: Mean.of(distance2 < -2 * torch.log(torch.tensor(1 - part))) for name, part in inside.items()
-    }
+    pull = residual / covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+    distance2 = squared_distances(residual, covariance)
+    covered = {name: Mean.of(distance2 < radius2[name]) for name in PARTS}
     parts = {
         f"{what}_{name}": Mean.of(values[..., k])
         for k, name in enumerate(("intercept", "slope"))

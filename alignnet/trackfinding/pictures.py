@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,6 +105,28 @@ def learning_curve(history: Sequence[Mapping[str, float]], names: Sequence[str])
     for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         axis.plot([row["events"] for row in history], [row[name] for row in history], "o-", color=TRUE)
         axis.set(xlabel="training events", ylabel=name)
+    return figure
+
+
+def printed_curves(rows: Mapping[str, Mapping[str, Any]], shown: Sequence[tuple[str, str]]) -> Figure:
+    """Learning curves with the printed figures as dashed lines.
+
+    Args:
+        rows: of docs/trackfinding.json.
+        shown: names of rows, and which of their figures of merit.
+    """
+    columns = min(4, max(1, len(shown)))
+    lines = max(1, -(-len(shown) // columns))
+    figure = Figure(figsize=(3.0 * columns, 2.4 * lines), layout="constrained")
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axis, (name, merit) in zip(axes, shown, strict=False):
+        history = rows[name]["history"]
+        axis.plot([h["events"] / 1e3 for h in history], [h[f"val/{merit}"] for h in history], "o-",
+                  color=TRUE, markersize=3)  # fmt: skip
+        axis.axhline(rows[name]["printed"][merit], color=FOUND, linestyle="--")
+        axis.set(title=name, xlabel="10³ training events", ylabel=merit)
+    for axis in axes[len(shown) :]:
+        axis.set_axis_off()
     return figure
 
 

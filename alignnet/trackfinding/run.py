@@ -13,6 +13,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from alignnet.errors import ConfigError
 from alignnet.trackfinding.data import TrackfindingData
@@ -126,19 +127,28 @@ def make_trainer(folder: Path, options: Mapping[str, Any], monitor: LearningMoni
 def tested(trainer: L.Trainer, module: TrackFinder, data: TrackfindingData) -> dict[str, float]:
     """Figures of merit of the system as it is, on the test events.
 
-    Where the objective estimates errors these are scaled first, so that the pulls of the validation events
-    have an r.m.s. of 1; figures with errors as they were trained are there too, as "…_as_trained".
+    Where the objective estimates errors these are calibrated first, with the validation events; figures with
+    errors as they were trained are there too, as "…_as_trained".
     """
+    trainer.test(module, datamodule=data, verbose=False)
+    figures = module.figures_of_merit()
     if not isinstance(module.objective, LineLikelihood):
-        trainer.test(module, datamodule=data, verbose=False)
-        return module.figures_of_merit()
-    trainer.validate(module, datamodule=data, verbose=False)
-    validation = module.figures_of_merit()
+        return figures
+    module.objective.calibrate(*estimated(module, data))
     trainer.test(module, datamodule=data, verbose=False)
-    as_trained = {f"{name}_as_trained": value for name, value in module.figures_of_merit().items()}
-    module.objective.calibrate(validation)
-    trainer.test(module, datamodule=data, verbose=False)
-    return module.figures_of_merit() | as_trained
+    return module.figures_of_merit() | {f"{name}_as_trained": value for name, value in figures.items()}
+
+
+def estimated(module: TrackFinder, data: TrackfindingData) -> tuple[Tensor, Tensor]:
+    """Residuals (tracks, 2) and errors (tracks, 3) of all lines of the validation events."""
+    objective = module.objective
+    assert isinstance(objective, LineLikelihood)
+    module.eval()
+    with torch.no_grad():
+        batches = (module.transfer_batch_to_device(b, module.device, 0) for b in data.val_dataloader())
+        parts = [objective.residuals(objective.output(module.system, b), b) for b in batches]
+    residual, spread = zip(*parts, strict=True)
+    return torch.cat(residual).cpu(), torch.cat(spread).cpu()
 
 
 def baseline_figures(

@@ -28,7 +28,8 @@ KEPT = (
 
 SHOWN = (
     "pixel", "hit", "track", "pixel_all_layers", "hit_all_layers", "kept", "noise_left", "count", "bin",
-    "mse", "minus_2_ln_l", "pull_intercept", "pull_slope", "covered_68", "covered_95", "accuracy", "purity",
+    "mse", "minus_2_ln_l", "pull_intercept_as_trained", "pull_slope_as_trained", "pull_intercept",
+    "pull_slope", "covered_68_normal", "covered_95_normal", "covered_68", "covered_95", "accuracy", "purity",
     "efficiency", "assigned",
 )  # fmt: skip
 """Figures of merit in the table, in this order, where a row has them."""
@@ -60,6 +61,22 @@ def collected(store: Path, runs: list[Path]) -> dict[str, Row]:
     with replacing(store) as temporary:
         temporary.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return ordered
+
+
+LOWER_IS_BETTER, SHOULD_BE_RIGHT = ("loss", "mse", "minus_2_ln_l"), ("pull_", "covered_")
+"""Other figures of merit are better where they are higher; pulls and coverage should be right."""
+
+
+def short_of_print(rows: Mapping[str, Row]) -> list[tuple[str, str]]:
+    """Rows that did not reach a printed figure, and which figure that is."""
+    short = []
+    for name, row in rows.items():
+        found = with_roots(row["test"])
+        for merit in (m for m in row["printed"] if m in found and not m.startswith(SHOULD_BE_RIGHT)):
+            sign = -1 if merit in LOWER_IS_BETTER else 1
+            if sign * found[merit] < sign * row["printed"][merit]:
+                short.append((name, merit))
+    return short
 
 
 def table(rows: Mapping[str, Row]) -> str:

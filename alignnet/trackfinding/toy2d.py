@@ -74,7 +74,9 @@ class Wedge2D(Toy2D):
     def signal_ends(self, ends: Tensor) -> Tensor:
         """Entries within the two pixels of the first layer."""
         first = float(self.widths[0])
-        return torch.stack([(self.width - first) / 2 + ends[:, 0] * (first / self.width), ends[:, 1]], -1)
+        low, high = (torch.tensor((self.width + side * first) / 2) for side in (-1, 1))
+        entry = low + ends[:, 0] * (first / self.width)  # which may round to the pixel outside
+        return torch.stack([torch.minimum(entry, torch.nextafter(high, low)), ends[:, 1]], -1)
 
     def masked(self, image: Tensor) -> Tensor:
         """Without what lies outside the wedge."""

@@ -16,7 +16,9 @@ from alignnet.cli.task import file_of
 from alignnet.cli.trackfinding import check
 from alignnet.cli.trackfinding import main as train_command
 from alignnet.errors import ConfigError, SchemaError
-from alignnet.trackfinding.table import SHOWN, collected, row_of, table, with_roots
+from alignnet.trackfinding.multiplicities import comparison, comparison_figure, comparison_table
+from alignnet.trackfinding.pictures import printed_curves
+from alignnet.trackfinding.table import SHOWN, collected, row_of, short_of_print, table, with_roots
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROWS = sorted(path.stem for path in Path(CONF, "experiment", "trackfinding").glob("*.yaml"))
@@ -163,6 +165,52 @@ def test_runs_become_rows_of_a_table(line_run, tmp_path):
     assert with_roots({"pull2_slope": 0.25, "mse": 4.0}) == {"pull_slope": 0.5, "mse": 4.0}
     with pytest.raises(SchemaError, match=r"metrics\.json: FileNotFoundError"):
         row_of(tmp_path)
+
+
+def test_rows_short_of_a_printed_figure_are_named_and_drawn():
+    history = [
+        {"events": 10.0, "val/hit": 0.5, "val/mse": 3.0},
+        {"events": 20.0, "val/hit": 0.7, "val/mse": 2.0},
+    ]
+    printed = {"hit": 0.8, "mse": 1.0, "pull_slope": 0.7}
+    rows = {
+        "short": {
+            "test": {"hit": 0.7, "mse": 0.9, "pull2_slope": 4.0},
+            "printed": printed,
+            "history": history,
+        },
+        "worse": {"test": {"hit": 0.9, "mse": 2.0}, "printed": printed, "history": history},
+    }
+    short = short_of_print(rows)
+    assert short == [("short", "hit"), ("worse", "mse")]
+    figure = printed_curves(rows, short)
+    assert [axis.get_title() for axis in figure.axes] == ["short", "worse"]
+    curve, dashed = figure.axes[1].lines
+    assert list(curve.get_ydata()) == [3.0, 2.0]
+    assert set(dashed.get_ydata()) == {1.0}
+
+
+def test_a_system_is_tested_at_several_multiplicities(tmp_path):
+    """Attention over lines as it starts, on one background track and on fifty; they become a table."""
+    few = ("data.batch_size=8", "data.events=8", "data.validation=8", "data.test=60", "trainer.max_epochs=1")
+    options = ("toy.background=[1,50]", "test_backgrounds=[1,50]", "figure_every=0")
+    train(tmp_path, "experiment=trackfinding/line_planes", *few, *options)
+    systems = comparison({"lines": tmp_path})
+    found = systems["lines"]["by_background"]
+    assert list(found) == ["1", "50"]
+    assert found["1"]["road_following"]["track"] > found["50"]["road_following"]["track"] + 0.05
+    assert found["1"]["system"]["track"] > found["50"]["seeds_extrapolated"]["track"]
+    text = comparison_table(systems, "hit")
+    assert f"| {found['1']['system']['hit']:.4f} | {found['50']['system']['hit']:.4f} |" in text
+    assert "| road_following | | | |" in text
+    hits = comparison_figure(systems).axes[1]
+    assert [line.get_label() for line in hits.lines] == ["lines", "seeds_extrapolated", "road_following"]
+    assert list(hits.lines[0].get_ydata()) == [found[b]["system"]["hit"] for b in ("1", "50")]
+
+
+def test_a_run_at_one_multiplicity_is_not_compared(line_run):
+    with pytest.raises(SchemaError, match=r"by_background is empty; expected what .* test_backgrounds"):
+        comparison({"lines": line_run})
 
 
 def test_the_page_has_the_table_of_its_store():

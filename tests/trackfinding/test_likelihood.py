@@ -67,20 +67,39 @@ def test_the_first_stage_is_least_squares_and_the_second_the_likelihood():
 
 def test_calibration_gives_pulls_of_other_events_a_width_of_one():
     toy, objective = LineToy(12, 2, 3, "poisson"), LineLikelihood(6.0)
-    spread = torch.tensor([-1.0, 0.5, 0.4])
-
-    def answer(batch):
-        noise = torch.randn(*batch.lines.shape) * torch.tensor([0.3, 4.0])
-        return LineOutput(objective.target(batch) + noise, spread.expand(*batch.lines.shape[:2], 3))
-
     first, second = events(toy, 3000, 1), events(toy, 3000, 2)
-    before = {name: mean.value() for name, mean in objective.score(answer(first), first).items()}
+    before = figures(objective, answer(objective, first), first)
     assert before["pull2_slope"] > 5
-    objective.calibrate(before)
-    after = {name: mean.value() for name, mean in objective.score(answer(second), second).items()}
+    assert before["covered_68"] == before["covered_68_normal"] < 0.4
+    objective.calibrate(*objective.residuals(answer(objective, first), first))
+    after = figures(objective, answer(objective, second), second)
     assert after["pull2_intercept"] == pytest.approx(1, abs=0.06)
     assert after["pull2_slope"] == pytest.approx(1, abs=0.06)
     assert after["minus_2_ln_l"] < before["minus_2_ln_l"]
+
+
+def test_ellipses_hold_what_they_should_though_residuals_have_tails():
+    """A tenth of the tracks is five times as far off: scaled errors of a normal shape cover too much."""
+    toy, objective = LineToy(12, 2, 3, "poisson"), LineLikelihood(6.0)
+    first, second = events(toy, 5000, 3), events(toy, 5000, 4)
+    objective.calibrate(*objective.residuals(answer(objective, first, 0.1), first))
+    found = figures(objective, answer(objective, second, 0.1), second)
+    assert found["pull2_intercept"] == pytest.approx(1, abs=0.1)
+    assert found["covered_68_normal"] > 0.8
+    assert found["covered_68"] == pytest.approx(0.6827, abs=0.015)
+    assert found["covered_95"] == pytest.approx(0.9545, abs=0.01)
+
+
+def answer(objective, batch, far=0.0):
+    """Normally distributed, with wrong errors and correlation; a part of them five times as far off."""
+    factor = torch.where(torch.rand(*batch.lines.shape[:2], 1) < far, 5.0, 1.0)
+    noise = torch.randn(*batch.lines.shape) * torch.tensor([0.3, 4.0]) * factor
+    spread = torch.tensor([-1.0, 0.5, 0.4]).expand(*batch.lines.shape[:2], 3)
+    return LineOutput(objective.target(batch) + noise, spread)
+
+
+def figures(objective, output, batch):
+    return {name: mean.value() for name, mean in objective.score(output, batch).items()}
 
 
 def test_squared_errors_are_of_the_tracks_that_there_are():

@@ -72,6 +72,13 @@ def test_background_is_a_fixed_number_in_2d_and_poisson_in_3d():
     assert float(lit.var()) == pytest.approx(3, abs=0.3)
 
 
+def test_of_several_mean_numbers_of_tracks_each_event_has_one():
+    """A mixture of Poisson numbers has the mean of the means, and their variance besides its own."""
+    lit = events(Toy3D(background=[1, 9], noise=0), 4000).image[:, -1].flatten(1).sum(1) - 1
+    assert float(lit.mean()) == pytest.approx(5, abs=0.3)
+    assert float(lit.var()) == pytest.approx(5 + 16, abs=2)
+
+
 def test_the_wedge_has_the_published_widths_and_nothing_outside():
     widths = wedge_widths(48, 48)
     assert widths[:12] == [2, 4, 4, 6, 6, 8, 10, 10, 12, 12, 14, 16]
@@ -82,6 +89,8 @@ def test_the_wedge_has_the_published_widths_and_nothing_outside():
     entry = events(toy, 2000).line[:, 0]
     assert 23 <= float(entry.min()) < 23.01
     assert 24.99 < float(entry.max()) < 25
+    largest = torch.tensor([[48 * (1 - 2**-24), 0.0]])  # 1 − 2⁻²⁴: the largest number below 1 that is drawn
+    assert float(toy.signal_ends(largest)[0, 0]) < 25
 
 
 def test_lines_come_by_rising_intercept_and_the_absent_ones_last():
@@ -177,6 +186,8 @@ def test_epochs_have_as_many_events_as_asked_and_workers_change_none():
     [
         (lambda: Toy2D(seeds=50), "toy.seeds is 50; expected 0 or more, and fewer than the 50 layers"),
         (lambda: Toy3D(noise=1.5), "toy.noise is 1.5; expected a probability"),
+        (lambda: Toy3D(background=[]), "toy.background is empty; expected mean numbers of tracks"),
+        (lambda: Toy3D(background=[3, -1]), "toy.background is -1"),
         (lambda: Toy2D(background=-1), "toy.background is -1"),
         (lambda: LineToy(50, 7, 6), "toy.tracks is 7, more than toy.most, 6"),
         (lambda: LineToy(law="any"), "toy.law is 'any'; choose from fixed, uniform, poisson"),

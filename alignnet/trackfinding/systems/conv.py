@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -134,6 +135,9 @@ class HitAutoencoder3D(nn.Module):
 
 
 def _started(layer: Layer) -> Layer:
+    """Keras' start; channels last in memory, with which processors convolve up to three times as fast."""
+    last = torch.channels_last if isinstance(layer, nn.Conv2d) else torch.channels_last_3d
+    layer.to(memory_format=last)  # type: ignore[call-overload]
     nn.init.xavier_uniform_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

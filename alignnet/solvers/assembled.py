@@ -7,6 +7,8 @@ its own tracks and a product is summed over ranks: the sum of a vector is small 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -71,6 +73,19 @@ class AssembledProblem(Problem):
         n = len(self._pairs)
         in_threads(lambda k: self._add_share(tracks, order, k, n), [(k,) for k in range(n)])
         self._tracks += len(block.sensor)
+
+    @classmethod
+    def sum_of(cls, sensors: SensorLayer, problems: Sequence[AssembledProblem]) -> AssembledProblem:
+        """The tracks of several problems at the same Θ as one, to which none can be added any more."""
+        total = cls(sensors)
+        total._pairs = []
+        for one in problems:
+            total._matrices += one.matrices
+            total._gradient += one._gradient
+            total._draws += one._draws
+            total._hits += one._hits
+            total._tracks += one._tracks
+        return total
 
     def _add_share(self, tracks: list[Array], order: Array, k: int, n: int) -> None:
         """Add what belongs to the rows k, k + n, k + 2n … of blocks."""

@@ -26,6 +26,7 @@ from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.assembled import Collection
 from alignnet.solvers.constrained import ConstrainedPreconditioner, Constraints, minimised
 from alignnet.solvers.direct_preconditioner import direct_preconditioner
+from alignnet.solvers.hessian import Problem
 from alignnet.solvers.levels import Hierarchical, Level, Preconditioner, level, prior_weight, whole
 from alignnet.solvers.linearised import Block
 from alignnet.solvers.pcg import Solution
@@ -224,10 +225,10 @@ class GaussNewton(torch.optim.Optimizer):
         assert self._sensors is not None
         self.tracks.add(self._sensors, block)
 
-    def system(self) -> tuple[Hierarchical, Preconditioner]:
-        """The linear system of the tracks added so far, which are then forgotten."""
+    def system(self, problem: Problem | None = None) -> tuple[Hierarchical, Preconditioner]:
+        """The linear system of the tracks added so far, which are then forgotten; or of other ones."""
         assert self._sensors is not None
-        problem = self.tracks.problem(self._sensors)
+        problem = self.tracks.problem(self._sensors) if problem is None else problem
         moves = (problem.hits() >= self.min_hits) & self.stage.moves(SENSOR)
         assert self._held is not None
         hierarchy = Hierarchical(

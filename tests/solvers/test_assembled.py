@@ -76,6 +76,18 @@ def test_the_assembled_matrix_is_the_one_that_is_never_formed(case, fixed):
     assert not found.noise(5)[~sensors.free].any()
 
 
+def test_problems_of_some_tracks_each_sum_to_that_of_all():
+    """Also where one of them is part of several sums."""
+    sensors = SensorLayer.of(BARREL)
+    blocks = blocks_of(sensors, BARREL, thirds(simulated(BARREL, GUN, 30, seed=6)))
+    parts = [assembled_of(sensors, [block]) for block in blocks]
+    for chosen in ([0, 1, 2], [0, 2], [1]):
+        total = AssembledProblem.sum_of(sensors, [parts[i] for i in chosen])
+        expected = assembled_of(sensors, [blocks[i] for i in chosen])
+        assert_same(total, expected)
+        assert is_close(total.noise(3), sum(parts[i].noise(3) for i in chosen))
+
+
 def test_the_order_of_tracks_and_batches_changes_nothing_but_rounding():
     tracks, sensors = noisy(n_events=40), SensorLayer.of(BARREL)
     (block,) = blocks_of(sensors, BARREL, [tracks])

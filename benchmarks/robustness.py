@@ -1,176 +1,121 @@
 """What each thing that is not as the fit believes costs: lost and wrong hits, dead sensors, wrong physics.
 
-    python benchmarks/robustness.py [--events 12000] [--seeds 1 2 3]
+    python benchmarks/robustness.py OUT [key=value ...] [--seeds 1 2 3]
 
-A part of ITS2 (all layers, a sixth of the azimuth, 12 cm along the beam) is simulated and aligned once for
-each line, with the same particles, staves 30 µm and chips 10 µm off, these widths as priors. A table in
-Markdown (docs/results.md) on standard output: r.m.s. to the truth of all aligned sensors, rigid motions and
-weak modes removed, the statistical limit of that line's own data (what its fit believes), and the ratio to
-the line "as simulated". Each line's keys are those of `alignnet simulate` and `alignnet train`.
+For each line a wedge of ITS2 is simulated (`alignnet simulate sample=robustness`, with a fault of the data)
+and aligned (`alignnet train experiment=robustness`, with a mistake of the fit), each into a folder of OUT;
+the lines of a seed have the same particles and places. A table in Markdown (docs/results.md) on standard
+output: r.m.s. to the truth of all aligned sensors, rigid motions and weak modes removed, the statistical
+limit (what that line's fit believes), and the ratio to the first line. Other keys go to all trainings. What
+is done is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field, replace
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from alignnet.data.datamodule import to_device
-from alignnet.data.dead import Dead
-from alignnet.data.event_table import Events
-from alignnet.data.simulate import Simulation
-from alignnet.data.sources import ParticleGun
-from alignnet.geometry.detector import Detector
-from alignnet.geometry.its2 import its2
-from alignnet.geometry.misalign import Gaussian
-from alignnet.geometry.recovery import Recovery, difference, displacement
-from alignnet.loss.chi2 import HelixChi2
-from alignnet.loss.hit_weights import HitWeights
-from alignnet.loss.noise import NoiseModel
-from alignnet.sensors.sensor import SensorLayer
-from alignnet.solvers.linearised import linearise
-from alignnet.training.optim import GaussNewton
-from alignnet.units import UM
-
-LEVELS = {
-    "stave": {"translation": 30e-4, "rotation": 0.1e-3},
-    "sensor": {"translation": 10e-4, "rotation": 0.2e-3},
-}
-STEPS, DRAWS = 4, 8
-COLUMNS = ("sensor_id", "layer", "rotation", "translation", "half", "centre", "x_over_x0", "curvature_radius")
+CUT = ("loss.hit_weights.kind=cut",)
 
 
 @dataclass(frozen=True)
-class Variation:
-    """A line of the table: what is not as in the first one."""
+class Line:
+    """Of the table: what is not as in the first one."""
 
     name: str
-    simulation: dict[str, Any] = field(default_factory=dict)  # simulation.… of alignnet simulate
-    noise: dict[str, Any] = field(default_factory=dict)  # loss.noise.… of alignnet train
-    hit_weights: str = "none"  # loss.hit_weights.kind
-    field_scale: float = 1.0  # detector.b_z of alignnet train, over that of the simulation
+    fault: tuple[str, ...] = ()  # keys of alignnet simulate
+    mistake: tuple[str, ...] = ()  # keys of alignnet train
+
+    @property
+    def folder(self) -> str:
+        """Of its training."""
+        return "_".join(key.replace("=", "_") for key in (*self.fault, *self.mistake)) or "as_simulated"
 
 
-VARIATIONS = (
-    Variation("as simulated"),
-    Variation("hit efficiency 0.9", {"hit_efficiency": 0.9}),
-    Variation("5 % of the sensors dead", {"dead": Dead(fractions={"sensor": 0.05})}),
-    Variation("10 % of the staves dead", {"dead": Dead(fractions={"stave": 0.1})}),
-    Variation("5 % wrong hits", {"outlier_fraction": 0.05}),
-    Variation("5 % wrong hits, hit_weights.kind=cut", {"outlier_fraction": 0.05}, hit_weights="cut"),
-    Variation("scattering budget 20 % too small", noise={"material_scale": 0.8}),
-    Variation("scattering budget 20 % too large", noise={"material_scale": 1.2}),
-    Variation("field 0.1 % too small", field_scale=0.999),
-    Variation("field 0.1 % too large", field_scale=1.001),
-    Variation("2 % of the hits 5 times wider", {"hit_tail": 0.02}),
-    Variation("2 % of the kinks 5 times larger", {"scattering_tail": 0.02}),
-    Variation("both, hit_weights.kind=cut", {"hit_tail": 0.02, "scattering_tail": 0.02}, hit_weights="cut"),
+LINES = (
+    Line("as simulated"),
+    Line("hit efficiency 0.9", ("fault=inefficient",)),
+    Line("5 % of the sensors dead", ("fault=dead_sensors",)),
+    Line("10 % of the staves dead", ("fault=dead_staves",)),
+    Line("5 % wrong hits", ("fault=wrong_hits",)),
+    Line("5 % wrong hits, hit_weights.kind=cut", ("fault=wrong_hits",), CUT),
+    Line("scattering budget 20 % too small", mistake=("mistake=thin",)),
+    Line("scattering budget 20 % too large", mistake=("mistake=thick",)),
+    Line("field 0.1 % too small", mistake=("mistake=weak_field",)),
+    Line("field 0.1 % too large", mistake=("mistake=strong_field",)),
+    Line("2 % of the hits 5 times wider", ("fault=wide_hits",)),
+    Line("2 % of the kinks 5 times larger", ("fault=large_kinks",)),
+    Line("both, hit_weights.kind=cut", ("simulation.hit_tail=0.02", "simulation.scattering_tail=0.02"), CUT),
 )
-
-
-def part_of_its2() -> Detector:
-    """Its sensors within 60° and ± 6 cm."""
-    full = its2()
-    x, y, z = full.translation.unbind(-1)
-    rows = ((torch.atan2(y, x).abs() < torch.pi / 6) & (z.abs() < 6)).nonzero().squeeze(-1)
-    names = (
-        "sensor_id",
-        "layer",
-        "rotation",
-        "translation",
-        "half",
-        "centre",
-        "x_over_x0",
-        "curvature_radius",
-    )
-    columns = {name: getattr(full, name)[rows] for name in names}
-    return replace(full, names=tuple(full.names[i] for i in rows.tolist()), **columns)
 
 
 @dataclass(frozen=True)
 class Found:
-    """The answer of a variation."""
+    """The answer of a line."""
 
-    chi2_per_ndf: float
-    left: torch.Tensor  # mean square displacement to the truth along u, v, w of all sensors [cm²]
-    limit: torch.Tensor  # that of draws
     n_aligned: int
-
-
-def aligned(detector: Detector, one: Variation, n_events: int, seed: int) -> Found:
-    """Simulate and align."""
-    truth = Gaussian(LEVELS, seed=seed)(detector)
-    gun = ParticleGun(pt_min=0.5, eta_max=0.3, vertex_sigma=(50e-4, 50e-4, 1.0))
-    tracks = Simulation(gun, detector, truth, seed=seed, min_hits=4, **one.simulation).generate(n_events)
-    believed = replace(detector, b_z=detector.b_z * one.field_scale)
-    weights = HitWeights(kind=one.hit_weights)
-    loss = HelixChi2(
-        believed, NoiseModel(believed, **one.noise), "given", normalisation="total", hit_weights=weights
-    )
-    sensors, events = SensorLayer.of(believed), Events(tracks, believed)
-    prior = {name: value for name, value in LEVELS.items() if name != "sensor"}
-    solver = GaussNewton([sensors.theta], levels=prior, sensor_prior=LEVELS["sensor"])
-    solver.attach(believed, sensors)
-    for _ in range(STEPS):
-        _linearised(solver, loss, sensors, events)
-        solver.step()
-    chi2 = _linearised(solver, loss, sensors, events)
-    system = solver.system()
-    used = system[0].problem.hits() >= solver.min_hits
-    draws = [displacement(detector, solver.error_draw(system, k)) for k in range(DRAWS)]
-    recovery = Recovery(detector, used)
-    left = _mean_square(recovery, difference(sensors.local(), truth, detector), detector)
-    limit = torch.stack([_mean_square(recovery, draw, detector) for draw in draws]).mean(0)
-    return Found(chi2, left, limit, int(used.sum()))
-
-
-def _linearised(solver: GaussNewton, loss: HelixChi2, sensors: SensorLayer, events: Events) -> float:
-    """Add all tracks to the next step; their χ²/ndf."""
-    total = torch.zeros(2, dtype=torch.float64)
-    for rows in np.split(np.arange(len(events)), range(1000, len(events), 1000)):
-        batch = to_device(events.__getitems__(rows.tolist()), sensors.theta.device)
-        with torch.no_grad():
-            total += torch.stack([part.sum() for part in loss(sensors, batch).per_event()])
-        for part in loss.parts(batch):
-            solver.add(linearise(loss, sensors, part))
-    return float(total[0] / total[1])
-
-
-def _mean_square(recovery: Recovery, moved: torch.Tensor, detector: Detector) -> torch.Tensor:
-    """Over all sensors, along u, v, w (3,) [cm²]."""
-    layers = recovery.per_layer(moved)
-    count = torch.bincount(detector.layer)
-    sums = sum(torch.tensor(values) ** 2 * float(count[layer]) for layer, values in layers.items())
-    return torch.as_tensor(sums) / float(sum(count[layer] for layer in layers))
+    chi2_per_ndf: float
+    left: np.ndarray  # mean square displacement to the truth along u, v, w of all sensors [µm²]
+    limit: np.ndarray  # that of draws
 
 
 def main() -> None:
-    """Print the table, a line as soon as it is known."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--events", type=int, default=12_000, help="of eight particles each")
+    """Run what has not been run, and print a line as soon as it is known."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of particles and places")
-    options = parser.parse_args()
-    detector = part_of_its2()
-    print(f"{len(detector)} sensors, {options.events} events, seeds {options.seeds}\n")
+    parser.add_argument("keys", nargs="*", help="of alignnet train")
+    given = parser.parse_args()
     print("| | sensors aligned | χ²/ndf | left u, v, w [µm] | limit u, v, w [µm] | left / as simulated |")
     print("|---|---|---|---|---|---|", flush=True)
     reference = None
-    for one in VARIATIONS:
-        found = [aligned(detector, one, options.events, seed) for seed in options.seeds]
-        left, limit = (
-            torch.stack([getattr(f, name) for f in found]).mean(0).sqrt() / UM for name in ("left", "limit")
-        )
-        reference = left if reference is None else reference
-        ratio = float((left.square().sum() / reference.square().sum()).sqrt())
-        chi2 = np.mean([f.chi2_per_ndf for f in found])
-        n = np.mean([f.n_aligned for f in found])
-        numbers = [" / ".join(f"{x:.2f}" for x in three.tolist()) for three in (left, limit)]
+    for line in LINES:
+        found = [aligned(given.out / f"seed{seed}", line, seed, given.keys) for seed in given.seeds]
+        left, limit = (np.mean([getattr(f, name) for f in found], axis=0) for name in ("left", "limit"))
+        reference = left.sum() if reference is None else reference
+        numbers = [" / ".join(f"{x:.2f}" for x in np.sqrt(squares)) for squares in (left, limit)]
+        n, chi2 = (np.mean([getattr(f, name) for f in found]) for name in ("n_aligned", "chi2_per_ndf"))
+        ratio = float((left.sum() / reference) ** 0.5)
         print(
-            f"| {one.name} | {n:.0f} | {chi2:.3f} | {numbers[0]} | {numbers[1]} | {ratio:.2f} |", flush=True
+            f"| {line.name} | {n:.0f} | {chi2:.3f} | {numbers[0]} | {numbers[1]} | {ratio:.2f} |", flush=True
         )
+
+
+def aligned(folder: Path, line: Line, seed: int, keys: list[str]) -> Found:
+    """Simulate and align."""
+    tracks = folder / f"{Line('', line.fault).folder}.root"
+    run = folder / line.folder
+    if not tracks.is_file():
+        places = ("sample=robustness", f"output={tracks}", f"seed={seed}", f"misalignment.seed={seed}")
+        alignnet("simulate", *places, *line.fault)
+    if not (run / "metrics.json").is_file():
+        settings = ("experiment=robustness", f"data.files=[{tracks}]", f"hydra.run.dir={run}")
+        alignnet("train", *settings, *line.mistake, "require_convergence=false", *keys)
+    metrics = json.loads((run / "metrics.json").read_text())
+    return Found(
+        metrics["n_aligned"], metrics["chi2_per_ndf"], *(mean_square(metrics, k) for k in ("after", "limit"))
+    )
+
+
+def mean_square(metrics: dict[str, Any], which: str) -> np.ndarray:
+    """Over all aligned sensors, along u, v, w [µm²]."""
+    truth, sensors = metrics["truth"], metrics["sensors"]
+    squares = [[truth[layer][name][f"{which}_um"] ** 2 for name in "uvw"] for layer in truth]
+    return np.average(squares, axis=0, weights=[sensors[layer]["aligned"] for layer in truth])
+
+
+def alignnet(*arguments: str) -> None:
+    """Run a command; what it says goes to the run's own log."""
+    subprocess.run([sys.executable, "-m", "alignnet", *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

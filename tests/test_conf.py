@@ -46,7 +46,8 @@ def test_an_option_names_arguments_that_its_target_has(option):
     node = OmegaConf.load(Path(CONF) / option)
     found = list(calls(node))
     plain = (Path("detector/file.yaml"), Path("baselines/none.yaml"), Path("data/files.yaml"))
-    assert found or "defaults" in node or option in plain
+    changes = option.parts[0] in ("fault", "mistake")  # of what others name
+    assert found or "defaults" in node or option in plain or changes
     for target, names in found:
         takes = inspect.signature(get_object(target)).parameters
         assert set(names) - OURS <= set(takes), f"{target} takes {', '.join(takes)}"
@@ -118,10 +119,35 @@ def test_a_sample_composes(sample):
     assert str(config.output).endswith(".root")
 
 
+def keys_of(node, path=""):
+    """Every key of a configuration, with those above it."""
+    if OmegaConf.is_dict(node):
+        for key in node:
+            yield f"{path}{key}"
+            yield from keys_of(OmegaConf.select(node, key, throw_on_missing=False), f"{path}{key}.")
+
+
+@pytest.mark.parametrize(
+    ("command", "group", "option"),
+    [
+        (command, group, option)
+        for command, group in (("simulate", "fault"), ("train", "mistake"))
+        for option in options(group)
+    ],
+)
+def test_a_fault_changes_values_of_keys_that_exist(command, group, option):
+    study = f"{'sample' if command == 'simulate' else 'experiment'}=robustness"
+    base = configured(command, study)
+    other = configured(command, study, f"{group}={option}")
+    assert other != base
+    assert {k for k in keys_of(other) if "dead.fractions." not in k} == set(keys_of(base))
+
+
 def test_every_group_is_tried_here():
     assert {option.parts[0] for option in OPTIONS} == {
         "averaging", "detector", "experiment", "loss", "misalignment", "optimizer", "sample", "selection",
         "source", "toy", "baselines", "time", "data", "finding",
+        "fault", "mistake",
     }  # fmt: skip
 
 

@@ -153,6 +153,19 @@ class Detector:
         """The same detector with its sensors at other places."""
         return replace(self, rotation=rotation, translation=translation)
 
+    def part(self, rows: Tensor) -> Detector:
+        """The detector of these sensors alone, with all passive cylinders.
+
+        Args:
+            rows: of the sensors, int64 (n,).
+        """
+        per_sensor = ("sensor_id", "layer", "rotation", "translation", "half", "centre", "x_over_x0",
+                      "curvature_radius")  # fmt: skip
+        columns = {name: getattr(self, name)[rows] for name in per_sensor}
+        deformation = None if self.deformation is None else self.deformation[rows]
+        names = tuple(self.names[row] for row in rows.tolist())
+        return replace(self, names=names, deformation=deformation, **columns)
+
     @cached_property
     def surface(self) -> Surface:
         """Shapes of the sensors' sheets."""

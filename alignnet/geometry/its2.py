@@ -19,7 +19,9 @@ symbolic names and numbers are those of AliceO2's GeometryTGeo, V3Layer and Segm
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -104,6 +106,31 @@ def its2(b_z: float = 0.5, x_over_x0: Sequence[float] | None = None) -> Detector
         b_z=b_z,
         scatterers=_beam_pipe(),
     )
+
+
+def its2_wedge(
+    b_z: float = 0.5,
+    x_over_x0: Sequence[float] | None = None,
+    phi_max: float = math.pi / 6,
+    z_max: float = 6.0,
+) -> Detector:
+    """The sensors of ITS2 in a wedge, for quick studies.
+
+    Args:
+        b_z, x_over_x0: as of `its2`.
+        phi_max, z_max: |φ| and |z| of their local origins are smaller [rad, cm].
+
+    Raises:
+        GeometryError: there are none, or `x_over_x0` does not have seven values.
+    """
+    whole = its2(b_z, x_over_x0)
+    x, y, z = whole.translation.unbind(-1)
+    rows = ((torch.atan2(y, x).abs() < phi_max) & (z.abs() < z_max)).nonzero().squeeze(-1)
+    if not len(rows):
+        raise GeometryError(
+            f"its2_wedge: no sensor has |φ| < {phi_max} rad and |z| < {z_max} cm; expected larger limits"
+        )
+    return replace(whole.part(rows), name="ITS2 wedge")
 
 
 def chip_address(chip_id: ArrayLike) -> ChipAddress:

@@ -20,6 +20,7 @@ from alignnet.geometry.its2 import (
     chip_address,
     chip_id,
     its2,
+    its2_wedge,
     local_to_pixel,
     pixel_to_local,
     stave_name,
@@ -364,3 +365,19 @@ def test_the_configured_detector_is_the_default_one() -> None:
     assert configured.fingerprint == ideal.fingerprint
     assert torch.equal(configured.x_over_x0, ideal.x_over_x0)
     assert configured.b_z == ideal.b_z
+
+
+def test_a_wedge_has_the_sensors_of_the_whole_in_it_and_no_others():
+    wedge = its2_wedge(b_z=0.2, phi_max=0.4, z_max=5.0)
+    rows = {name: row for row, name in enumerate(ideal.names)}
+    where = torch.tensor([rows[name] for name in wedge.names])
+    x, y, z = ideal.translation.unbind(-1)
+    inside = (y.abs() < math.tan(0.4) * x) & (z.abs() < 5.0)
+    assert where.tolist() == inside.nonzero().squeeze(-1).tolist()
+    assert torch.equal(wedge.sensor_id, ideal.sensor_id[where])
+    assert torch.equal(wedge.rotation, ideal.rotation[where])
+    assert set(wedge.layer.tolist()) == set(range(7))
+    assert wedge.b_z == 0.2
+    assert len(wedge.scatterers) == len(ideal.scatterers)
+    with pytest.raises(GeometryError, match=r"no sensor has .* expected larger limits"):
+        its2_wedge(phi_max=0.0)

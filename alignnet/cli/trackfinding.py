@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from alignnet.cli.app import CONF, build, command, errors_in_one_line, values_of
 from alignnet.cli.arguments import check_arguments
@@ -119,8 +119,9 @@ def by_background(
     """Figures of merit of the system and of the baselines at each of `test_backgrounds`."""
     found = {}
     for background in config.test_backgrounds:
-        toy = build(OmegaConf.merge(config.toy, {"background": background}))
-        data = TrackfindingData(toy, seed=config.seed, **plain(config.data))
+        toy = config.toy.copy()
+        toy.background = background
+        data = TrackfindingData(build(toy), seed=config.seed, **plain(config.data))
         own = {"system": tested(trainer, module, data)}
         found[f"{background:g}"] = own | baseline_figures(baselines, module.objective, data)
     return found
@@ -140,6 +141,11 @@ def check(config: DictConfig) -> None:
         )
     values = plain(config)
     check_arguments(Trackfinding, values, "", {})
+    if values["test_backgrounds"] and "background" not in values["toy"]:
+        raise ConfigError(
+            f"test_backgrounds is {values['test_backgrounds']}, but this toy has no background tracks; "
+            "choose toy=planes or another with toy.background"
+        )
     check_arguments(TrackfindingData, values["data"], "data")
     check_arguments(L.Trainer, values["trainer"], "trainer")
 

@@ -145,11 +145,18 @@ def test_without_a_row_it_says_which_there_are(tmp_path):
         ("data.events=many", "data.events is 'many'; expected a whole number"),
         ("printed={pixel: high}", "printed is"),
         ("cosine=3", "cosine is 3; expected true or false"),
+        ("test_backgrounds=[many]", "test_backgrounds"),
     ],
 )
 def test_keys_are_checked(override, said):
     with pytest.raises(ConfigError, match=said):
         check(configured("trackfinding", "experiment=trackfinding/a1", override))
+
+
+def test_only_a_toy_with_background_is_tested_with_others():
+    config = configured("trackfinding", "experiment=trackfinding/d1", "test_backgrounds=[1,3]")
+    with pytest.raises(ConfigError, match=r"test_backgrounds is \[1, 3\], but this toy has no background"):
+        check(config)
 
 
 def test_runs_become_rows_of_a_table(line_run, tmp_path):

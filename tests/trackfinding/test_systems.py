@@ -12,8 +12,8 @@ from alignnet.trackfinding.objectives.edges import Edges
 from alignnet.trackfinding.objectives.hits import Hits
 from alignnet.trackfinding.objectives.images import Bins, Counting, Reconstruction
 from alignnet.trackfinding.objectives.likelihood import LineLikelihood
+from alignnet.trackfinding.objectives.line_tokens import CountingByLines, lines_of
 from alignnet.trackfinding.objectives.lines import Lines
-from alignnet.trackfinding.objectives.multiplicity import CountingByMultiplicity
 from alignnet.trackfinding.objectives.votes import PixelVotes
 from alignnet.trackfinding.segments import SegmentToy
 from alignnet.trackfinding.systems.conv import (
@@ -26,10 +26,10 @@ from alignnet.trackfinding.systems.graph import EdgeClassifier
 from alignnet.trackfinding.systems.hough import ConvolutionalTransform, DenseTransform
 from alignnet.trackfinding.systems.images import BinnedParameters, ImageAutoencoder, TrackCounter
 from alignnet.trackfinding.systems.line_attention import LineAttention2D, LineAttention3D
+from alignnet.trackfinding.systems.line_tokens import LineSums, LineTokenCounter
 from alignnet.trackfinding.systems.lines import LineSequence, OneLine
 from alignnet.trackfinding.systems.lstm import BidirectionalLSTM, DeepLSTM, LayerLSTM, WedgeLSTM
 from alignnet.trackfinding.systems.lstm_layer import OneBiasLSTM, n_parameters
-from alignnet.trackfinding.systems.multiplicity import MultiplicityCounter
 from alignnet.trackfinding.toy2d import Toy2D, Wedge2D
 from alignnet.trackfinding.toy3d import Toy3D
 
@@ -156,6 +156,30 @@ def test_attention_over_lines_weighs_the_planes_of_pairs_as_one_by_one():
         assert torch.allclose(found.exp() - torch.exp(torch.tensor(-7.0)), expected, atol=1e-4)
 
 
+def test_sums_along_lines_are_those_of_the_pixels_that_they_pass():
+    image = torch.rand(3, 12, 12)
+    sums = LineSums(12, 3)(image)
+    for entry, exit_ in ((0, 0), (2, 9), (11, 1)):
+        pixel = [int(entry + 0.5 + (exit_ - entry) * layer / 12) for layer in range(12)]
+        along = image[:, torch.arange(12), pixel]
+        assert torch.allclose(sums[:, :, entry, exit_], along.view(3, 3, 4).mean(2))
+
+
+def test_the_nearest_lines_of_tracks_are_lit_and_among_the_tokens():
+    batch, network = events(LineToy(64, 8, 16, "uniform"), 60), LineTokenCounter()
+    near = lines_of(batch) > 0
+    sums = network.sums(batch.image).mean(1).flatten(1)
+    assert float(sums[near].mean()) > 0.75 > 0.25 > float(sums[~near].mean())
+    cell = network.tokens(batch.image)[1]
+    assert float(near.gather(1, cell).sum() / near.sum()) > 0.99
+
+
+def test_no_fewer_tracks_are_counted_than_a_layer_has_lit_pixels():
+    batch, network = events(LineToy(64, 8, 16, "uniform"), 60), LineTokenCounter()
+    most_lit = batch.image.sum(2).amax(1)
+    assert (network(batch.image).tracks.argmax(1) >= most_lit).all()
+
+
 BY_HEART = {
     "LSTM": (LayerLSTM(12, 32), Hits(3), Toy2D(12, 12, 0, 0.1, 3)),
     "next layer": (LayerLSTM(12, 32, True), Hits(3), Toy2D(12, 12, 0, 0.1, 3)),
@@ -170,8 +194,8 @@ BY_HEART = {
     "line attention 3D": (LineAttention3D(10, 16, 3, 0.25), Hits(3), Toy3D(10, 16)),
     "reconstruction": (ImageAutoencoder(), Reconstruction(), LineToy(16, 2, 2)),
     "counter": (TrackCounter(4), Counting(4), LineToy(64, 2, 4, "uniform")),
-    "multiplicity": (
-        MultiplicityCounter(4, 8, (1, 2)), CountingByMultiplicity(4), LineToy(16, 2, 4, "uniform"),
+    "line tokens": (
+        LineTokenCounter(4, 16, 4, 1, 24, 16), CountingByLines(4), LineToy(16, 2, 4, "uniform"),
     ),
     "bins": (BinnedParameters(4), Bins(4), LineToy(64, 2, 4, "poisson")),
     "line": (OneLine(12), Lines(1.0), LineToy(12, 1, 1)),

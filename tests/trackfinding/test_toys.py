@@ -10,7 +10,6 @@ from alignnet.errors import ConfigError
 from alignnet.trackfinding.data import TrackfindingData
 from alignnet.trackfinding.lines import LineToy
 from alignnet.trackfinding.objectives.images import Bins
-from alignnet.trackfinding.objectives.multiplicity import multiplicity
 from alignnet.trackfinding.segments import SegmentToy
 from alignnet.trackfinding.toy2d import Toy2D, Wedge2D, wedge_widths
 from alignnet.trackfinding.toy3d import Toy3D
@@ -135,13 +134,6 @@ def test_bins_are_as_full_as_measured_elsewhere():
     occupied = Bins().target(batch).sum((1, 2))
     assert float(occupied.mean()) == pytest.approx(7.74, abs=0.15)
     assert 1 - float(occupied.sum() / batch.present.sum()) == pytest.approx(0.030, abs=0.003)
-
-
-def test_multiplicities_add_up_to_the_tracks_of_every_layer():
-    batch = events(LineToy(64, 8, 16, "uniform"), 200)
-    counts = multiplicity(batch)
-    assert (counts.sum(2) == batch.present.sum(1)[:, None]).all()
-    assert ((counts > 0) == (batch.clean > 0)).all()
 
 
 def test_a_graph_has_all_pairs_of_adjacent_layers_and_the_tracks_among_them():

@@ -22,19 +22,19 @@ BEGIN, END = "<!-- tables of docs/trackfinding_multiplicity.json -->\n", "<!-- e
 
 BACKGROUNDS = "[1,3,10,20,50]"
 COMMON = (
-    f"toy.background={BACKGROUNDS}", f"test_backgrounds={BACKGROUNDS}", "data.validation=512",
-    "data.test=4096", "trainer.max_epochs=4",
+    f"toy.background={BACKGROUNDS}", f"test_backgrounds={BACKGROUNDS}", "data.validation=256",
+    "data.test=1024", "trainer.max_epochs=4",
 )  # fmt: skip
-NARROW = ("system.hidden=512", "data.events=6144")
+NARROW = ("system.hidden=512", "data.events=4096")
 ARCHITECTURES = {
     "attention over lines": ("line_planes", "data.events=2048"),
     "LSTM": ("c1", *NARROW, "system.next_layer=false"),
     "next-layer LSTM": ("c1", *NARROW),
     "deep LSTM": ("c2", *NARROW),
     "next-layer deep LSTM": ("c4", *NARROW),
-    "bidirectional LSTM": ("c3", "data.events=10240"),
-    "3D convolutions": ("c6", "data.events=1280"),
-    "3D autoencoder": ("c7", "data.events=4096"),
+    "bidirectional LSTM": ("c3", "data.events=8192"),
+    "3D convolutions": ("c6", "data.events=768"),
+    "3D autoencoder": ("c7", "data.events=2560"),
 }
 """Row and options of each; hidden units are 512 where the published comparison had as many."""
 

@@ -103,6 +103,7 @@ def mode_table(found: Mapping[str, Any]) -> Table:
         _column(table, above, name)
     for name in ("injected", "found", "left") if known else ("found",):
         _column(table, "", name)
+    _column(table, "held", "back")
     table.add_column("\nverdict", no_wrap=True)
     for name, row in found["modes"].items():
         open_ = MISSING if row["verdict"] == "unknown" else "∞"
@@ -112,7 +113,9 @@ def mode_table(found: Mapping[str, Any]) -> Table:
             for key in ("alone_um", "prior_um", "prior_alone_um")
         ]
         keys = ("injected_um", "found_um", "residual_um") if known else ("found_um",)
-        table.add_row(name, *errors, *(_short(row[key]) for key in keys), row["verdict"])
+        held = row.get("held_back")  # not in runs of earlier versions
+        back = MISSING if held is None else f"{100 * held:.0f} %"
+        table.add_row(name, *errors, *(_short(row[key]) for key in keys), back, row["verdict"])
     return table
 
 

@@ -5,16 +5,18 @@ Amplitudes are at the detector's edge, read off by `alignnet.geometry.mode_ampli
 what priors alone would say of it:
 
     held        an exact constraint fixes it
-    assumed     σ_prior,alone < σ_alone ≤ 20 aims: along the mode, priors say more than the tracks
+    assumed     σ_prior,alone < σ_alone ≤ 20 aims: along the mode, priors say more than the tracks;
+                or they hold back more than half of it
     invisible   σ or σ_alone > 20 aims, or σ > 0.9 σ_prior: the tracks hardly add to what was known before
-    seen        σ and σ_alone ≤ aim, and σ ≤ 0.5 σ_prior
+    seen        σ and σ_alone ≤ aim, σ ≤ 0.5 σ_prior, and priors hold back at most a tenth
     weak        anything between
     unknown     the linear solve did not end
 
 σ_alone is what the tracks alone tell if the sensors move along the mode only, σ_prior,alone what the priors
 do. Where that of the tracks is the larger, a small σ is the work of priors: right if they are, and if not, σ
 does not know. (Priors of chips on staves say that staves do not bend: a bowing of all staves costs them more
-than it costs the tracks.)
+than it costs the tracks.) What is held back is the part of a mode that the answer lacks however well it is
+determined: many priors of single volumes say together that no mode moves them all.
 """
 
 from __future__ import annotations
@@ -35,11 +37,20 @@ AIM = 5e-4
 
 INVISIBLE_AIMS, INVISIBLE_PRIOR, SEEN_PRIOR = 20.0, 0.9, 0.5
 
+ASSUMED_PART, SEEN_PART = 0.5, 0.1  # of a mode, which priors hold back
+
 _HELD = 1e-7  # of its prior, or of the error along the mode alone, that is left of what a constraint holds
 _CLEAR = 2.0  # errors by which an injected amplitude must exceed 0 for its recovered part to be stated
 
 
-def verdict(sigma: float, prior: float, alone: float, prior_alone: float = math.inf, aim: float = AIM) -> str:
+def verdict(
+    sigma: float,
+    prior: float,
+    alone: float,
+    prior_alone: float = math.inf,
+    held_back: float = 0.0,
+    aim: float = AIM,
+) -> str:
     """What the tracks say of a mode, in one word.
 
     Args:
@@ -47,6 +58,7 @@ def verdict(sigma: float, prior: float, alone: float, prior_alone: float = math.
         prior: the same without tracks.
         alone: by the tracks, if the sensors moved along the mode only.
         prior_alone: the same by the priors.
+        held_back: the part of a mode that priors keep out of the answer.
         aim: to what it should be known.
     """
     if math.isnan(sigma):
@@ -56,9 +68,10 @@ def verdict(sigma: float, prior: float, alone: float, prior_alone: float = math.
     worst = max(sigma, alone)
     if worst > INVISIBLE_AIMS * aim or sigma > INVISIBLE_PRIOR * prior:
         return "invisible"
-    if prior_alone < alone:
+    if prior_alone < alone or held_back > ASSUMED_PART:
         return "assumed"
-    return "seen" if worst <= aim and sigma <= SEEN_PRIOR * prior else "weak"
+    known = worst <= aim and sigma <= SEEN_PRIOR * prior
+    return "seen" if known and held_back <= SEEN_PART else "weak"
 
 
 def mode_metrics(
@@ -81,10 +94,10 @@ def mode_metrics(
         aim: to what an amplitude should be known [cm].
 
     Returns:
-        `{"aim_um", "modes": {name: {"sigma_um", "alone_um", "prior_um", "prior_alone_um", "verdict",
-        "found_um"}, …}}`, where None is infinite; with a truth also `injected_um`, `residual_um` (injected −
-        found) and `recovered`, the found part of what was injected, None where that is not clear of its
-        error.
+        `{"aim_um", "modes": {name: {"sigma_um", "alone_um", "prior_um", "prior_alone_um", "held_back",
+        "verdict", "found_um"}, …}}`, where None is infinite; with a truth also `injected_um`, `residual_um`
+        (injected − found) and `recovered`, the found part of what was injected, None where that is not clear
+        of its error.
     """
     amplitudes = ModeAmplitudes(detector, aligned)
     start = amplitudes(before)
@@ -92,13 +105,14 @@ def mode_metrics(
     injected = None if truth is None else amplitudes(truth) - start
     rows: dict[str, Any] = {}
     for i, name in enumerate(errors.names):
-        sigma, alone, prior, prior_alone = (float(part[i]) for part in errors[1:])
+        sigma, alone, prior, prior_alone, held_back = (float(part[i]) for part in errors[1:])
         rows[name] = {
             "sigma_um": number(sigma / UM),
             "alone_um": number(alone / UM),
             "prior_um": number(prior / UM),
             "prior_alone_um": number(prior_alone / UM),
-            "verdict": verdict(sigma, prior, alone, prior_alone, aim),
+            "held_back": number(held_back),
+            "verdict": verdict(sigma, prior, alone, prior_alone, held_back, aim),
             "found_um": float(found[i]) / UM,
         }
         if injected is not None:

@@ -6,10 +6,13 @@ unknowns, priors and penalties in it, and E what these displace,
     σ_a² = pᵀ E A⁻¹ Eᵀ p          all else free,
     σ_alone⁻² = mᵀ H m            the sensors moving along the mode m only, by the tracks alone,
     σ_prior² = pᵀ E W⁻¹ Eᵀ p      before there are tracks: W of priors and penalties,
-    σ_prior,alone⁻² = min xᵀ W x  of the unknowns x that move the sensors along the mode only, E x = m.
+    σ_prior,alone⁻² = min xᵀ W x  of the unknowns x that move the sensors along the mode only, E x = m,
+    held back = pᵀ E A⁻¹ W x      of these x: the part of a mode that is there which the answer does not have.
 
 The first is at most the third and, where there are no priors, at least the second. With priors it may be
 less: what tracks tell of other motions sharpens what priors tell of this one, which tracks need not feel.
+The last is the bias that priors of single volumes are to a mode which moves all of them together. At the
+least-energy x, W x = Eᵀλ with λ the force on the sensors.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ class ModeErrors(NamedTuple):
     alone: Tensor  # by the tracks, if the sensors moved along the mode only
     prior: Tensor  # without tracks, all else free
     prior_alone: Tensor  # by the priors, if the sensors moved along the mode only
+    held_back: Tensor  # the part of an amplitude that priors keep out of the answer
 
 
 def mode_errors(
@@ -65,16 +69,31 @@ def mode_errors(
     """
     free = system.problem.free
     p, m = forms.to(free) * free, motions.to(free) * free
+    pulls = [_least_energy(system, motion) for motion in m]
+    force = torch.stack([pull for _, pull in pulls]) if pulls else torch.zeros_like(p)
     if dense:
-        variance = _exact(system, preconditioner, p, metric)
+        variance, held_back = _exact(system, preconditioner, p, force, metric)
     else:
-        rows = [_solved(system, preconditioner, form, tolerance, max_iterations) for form in p]
-        variance = torch.stack(rows) if rows else p.new_zeros(0)
+        rows = [
+            _solved(system, preconditioner, *each, tolerance, max_iterations)
+            for each in zip(p, force, strict=True)
+        ]
+        variance, held_back = torch.stack(rows, -1) if rows else p.new_zeros(2, 0)
     seen = torch.stack([(one * system.problem(one)).sum() for one in m]) if len(m) else p.new_zeros(0)
-    alone = torch.where(seen > 0, seen.clamp_min(1e-300).rsqrt(), torch.inf)
+    energy = torch.stack([energy for energy, _ in pulls]) if pulls else p.new_zeros(0)
     return ModeErrors(
-        names, variance.clamp_min(0.0).sqrt(), alone, prior_errors(system, p), _prior_alone(system, m)
+        names,
+        variance.clamp_min(0.0).sqrt(),
+        _error(seen),
+        prior_errors(system, p),
+        _error(energy),
+        held_back,
     )
+
+
+def _error(known: Tensor) -> Tensor:
+    """1/√ of what is known, infinite where nothing is."""
+    return torch.where(known > 0, known.clamp_min(1e-300).rsqrt(), torch.inf)
 
 
 def prior_errors(system: Hierarchical, forms: Tensor) -> Tensor:
@@ -96,15 +115,8 @@ def prior_errors(system: Hierarchical, forms: Tensor) -> Tensor:
     return torch.where(loose, torch.inf, variance.clamp_min(0.0).sqrt())
 
 
-def _prior_alone(system: Hierarchical, motions: Tensor) -> Tensor:
-    """What priors say of sensors that move along each mode only [cm] (modes,); infinite where nothing."""
-    energy = torch.stack([_least_energy(system, motion) for motion in motions]) if len(motions) else motions
-    seen = energy > 0
-    return torch.where(seen, energy.clamp_min(1e-300).rsqrt(), torch.inf).reshape(len(motions))
-
-
-def _least_energy(system: Hierarchical, motion: Tensor) -> Tensor:
-    """The least xᵀWx with E x = m, the volumes taking of m what is cheapest for them.
+def _least_energy(system: Hierarchical, motion: Tensor) -> tuple[Tensor, Tensor]:
+    """The least xᵀWx with E x = m, the volumes taking of m what is cheapest for them, and its slope by m.
 
     min over x_l of (m − Σ Z_l x_l)ᵀ W_s (m − Σ Z_l x_l) + Σ x_lᵀ W_l x_l, plus the penalties' (c · m)².
     """
@@ -113,11 +125,10 @@ def _least_energy(system: Hierarchical, motion: Tensor) -> Tensor:
     if system.basis is not None:
         back = torch.linalg.pinv(system.basis)
         blocks = back.mT @ blocks @ back
-    levels, penalty = system.levels, system.penalised(motion).square().sum()
+    levels, penalty = system.levels, system.penalty(motion)
     pull = (blocks @ motion[..., None]).squeeze(-1)
-    energy = (motion * pull).sum() + penalty
     if not levels or not bool(pull.any()):
-        return energy
+        return (motion * (pull + penalty)).sum(), pull + penalty
 
     def collected(force: Tensor) -> Tensor:
         return torch.cat([level.restrict(force).flatten() for level in levels])
@@ -126,11 +137,13 @@ def _least_energy(system: Hierarchical, motion: Tensor) -> Tensor:
         sizes = [6 * level.n_groups for level in levels]
         return [part.view(-1, 6) for part in x.split(sizes)]
 
+    def carried(x: Tensor) -> Tensor:
+        moved = sum((level.prolong(part) for level, part in zip(levels, parts(x), strict=True)), 0 * motion)
+        return (blocks @ moved[..., None]).squeeze(-1)
+
     def matrix(x: Tensor) -> Tensor:
-        split = parts(x)
-        moved = sum((level.prolong(part) for level, part in zip(levels, split, strict=True)), 0 * motion)
-        held = torch.cat([(part * level.weight).flatten() for level, part in zip(levels, split, strict=True)])
-        return collected((blocks @ moved[..., None]).squeeze(-1)) + held
+        split = zip(levels, parts(x), strict=True)
+        return collected(carried(x)) + torch.cat([(part * level.weight).flatten() for level, part in split])
 
     inverses = []
     for level in levels:
@@ -141,8 +154,8 @@ def _least_energy(system: Hierarchical, motion: Tensor) -> Tensor:
     def inverse(x: Tensor) -> Tensor:
         return torch.cat([one(part).flatten() for one, part in zip(inverses, parts(x), strict=True)])
 
-    force = collected(pull)
-    return energy - (force * conjugate_gradients(matrix, force, inverse, 1e-5, 500).x).sum()
+    force = pull - carried(conjugate_gradients(matrix, collected(pull), inverse, 1e-7, 500).x) + penalty
+    return (motion * force).sum(), force
 
 
 def _penalised_alone(forms: Tensor, penalties: Tensor) -> Tensor:
@@ -154,9 +167,13 @@ def _penalised_alone(forms: Tensor, penalties: Tensor) -> Tensor:
     return torch.where(same, whole / size, torch.inf).amin(1)
 
 
-def _exact(system: Hierarchical, preconditioner: Preconditioner, forms: Tensor, metric: Tensor) -> Tensor:
+def _exact(
+    system: Hierarchical, preconditioner: Preconditioner, forms: Tensor, force: Tensor, metric: Tensor
+) -> tuple[Tensor, Tensor]:
+    """pᵀ E A⁻¹ Eᵀ p, infinite where nothing is known, and pᵀ E A⁻¹ Eᵀ λ."""
     errors = exact_errors(system, metric, constraints_of(preconditioner))
-    known = torch.einsum("msd,csd->mc", forms, errors.columns).square().sum(1)
+    along = torch.einsum("msd,csd->mc", forms, errors.columns)
+    known, pulled = along.square().sum(1), (along * torch.einsum("msd,csd->mc", force, errors.columns)).sum(1)
     open_ = torch.einsum("msd,nsd->mn", forms, errors.removal.motions).square().sum(1)
     size = torch.einsum("msd,msd->m", forms, forms).sqrt()
     null = (
@@ -164,20 +181,27 @@ def _exact(system: Hierarchical, preconditioner: Preconditioner, forms: Tensor, 
         if len(errors.removal.motions)
         else torch.zeros_like(known, dtype=torch.bool)
     )
-    return torch.where(null, torch.inf, known)
+    return torch.where(null, torch.inf, known), pulled
 
 
 def _solved(
-    system: Hierarchical, preconditioner: Preconditioner, form: Tensor, tolerance: float, max_iterations: int
+    system: Hierarchical,
+    preconditioner: Preconditioner,
+    form: Tensor,
+    pull: Tensor,
+    tolerance: float,
+    max_iterations: int,
 ) -> Tensor:
-    """pᵀ E A⁻¹ Eᵀ p; infinite where tracks and priors leave p open, NaN where iterations did not end.
+    """pᵀ E A⁻¹ Eᵀ p, infinite where tracks and priors leave p open, and pᵀ E A⁻¹ Eᵀ λ; NaN without an end.
 
     What conjugate gradients leave of it is of second order in their tolerance.
     """
     force = system.collect(form)
     solution = minimised(system, force, preconditioner, tolerance, max_iterations)
-    variance = (form * system.expand(solution.x)).sum()
+    moved = system.expand(solution.x)
+    variance, pulled = (form * moved).sum(), (pull * moved).sum()
     open_ = (form * system.expand(preconditioner.on_all(force) - preconditioner(force))).sum()
     if bool(open_ > _NULL * variance.abs()):
-        return torch.full_like(variance, torch.inf)
-    return variance if solution.converged else torch.full_like(variance, torch.nan)
+        variance = torch.full_like(variance, torch.inf)
+    found = torch.stack([variance, pulled])
+    return found if solution.converged else torch.full_like(found, torch.nan)

@@ -36,7 +36,8 @@ def weak_modes() -> dict[str, Any]:
     names = ModeAmplitudes(DETECTOR).names
     sigma = torch.full((len(names),), 2 * UM, dtype=torch.float64)
     sigma[names.index("curl")] = torch.inf
-    errors = ModeErrors(names, sigma, sigma / 2, *[torch.full_like(sigma, torch.inf)] * 2)
+    none = torch.full_like(sigma, torch.inf)
+    errors = ModeErrors(names, sigma, sigma / 2, none, none, torch.zeros_like(sigma))
     truth = Composed([WeakMode("radial", 50 * UM), WeakMode("twist", 1 * UM)])(DETECTOR)
     start = torch.zeros_like(truth)
     return mode_metrics(DETECTOR, errors, EVERYONE, start, 0.9 * truth, truth)

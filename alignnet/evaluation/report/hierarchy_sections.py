@@ -66,24 +66,26 @@ def weak_modes(report: Report) -> Html:
         names += ["injected", "left"]
         keys += ["injected_um", "residual_um"]
     columns = [Column("mode", True), Column("verdict", True), *(Column(f"{name} [µm]") for name in names)]
+    columns.append(Column("held back [%]"))
     columns += [Column("recovered [%]")] if known else []
     rows = []
     for name, row in modes.items():
         cells = [_open(row.get(key)) if key in keys[:4] else short(row.get(key)) for key in keys]
-        part = finite(row.get("recovered"))
-        rows.append(
-            [
-                name,
-                row["verdict"],
-                *cells,
-                *([short(100 * part if part is not None else None)] if known else []),
-            ]
-        )
+        parts = ("held_back", "recovered") if known else ("held_back",)
+        rows.append([name, row["verdict"], *cells, *(_percent(row.get(part)) for part in parts)])
     caption = (
         "Amplitudes at the detector's edge: expected errors with all else free, along the mode alone, and "
     )
-    caption += "from priors without tracks; what was found from the start on"
+    caption += (
+        "from priors without tracks; what was found from the start on; which part of a mode priors hold "
+    )
+    caption += "back from the answer"
     return joined([element("p", _said(modes, found)), table(caption, columns, rows)])
+
+
+def _percent(part: Any) -> str:
+    found = finite(part)
+    return short(100 * found if found is not None else None)
 
 
 def _said(modes: Mapping[str, Any], found: Mapping[str, Any]) -> str:

@@ -213,6 +213,18 @@ class Hierarchical:
         """c · δ of the penalties, over their σ (penalties,)."""
         return torch.einsum("ksd,sd->k", self.penalties, displacement)
 
+    def prior_blocks(self, moving: bool = True) -> Tensor:
+        """The sensors' own priors in their degrees of freedom (sensors, dof, dof).
+
+        Args:
+            moving: of those with unknowns of their own only; or of all.
+        """
+        weight = self.sensor_weight.expand_as(self.own) * (self.own if moving else 1)
+        if self.basis is None:
+            return torch.diag_embed(weight)
+        back = torch.linalg.pinv(self.basis)
+        return back.mT @ torch.diag_embed(weight) @ back
+
     def diagonal_blocks(self) -> Tensor:
         """The blocks of H with penalties, one a sensor (sensors, dof, dof)."""
         own = torch.einsum("ksd,kse->sde", self.penalties, self.penalties)

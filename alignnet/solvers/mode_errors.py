@@ -120,11 +120,7 @@ def _least_energy(system: Hierarchical, motion: Tensor) -> tuple[Tensor, Tensor]
 
     min over x_l of (m − Σ Z_l x_l)ᵀ W_s (m − Σ Z_l x_l) + Σ x_lᵀ W_l x_l, plus the penalties' (c · m)².
     """
-    weight = system.sensor_weight.expand_as(system.own) * system.own
-    blocks = torch.diag_embed(weight)
-    if system.basis is not None:
-        back = torch.linalg.pinv(system.basis)
-        blocks = back.mT @ blocks @ back
+    blocks = system.prior_blocks()
     levels, penalty = system.levels, system.penalty(motion)
     pull = (blocks @ motion[..., None]).squeeze(-1)
     if not levels or not bool(pull.any()):

@@ -11,7 +11,7 @@ from alignnet.data.datamodule import AlignmentData
 from alignnet.data.root_volumes import LevelAnswer
 from alignnet.sensors.sensor import SensorLayer
 from alignnet.solvers.errors import Errors
-from alignnet.solvers.hessian import Problem
+from alignnet.solvers.levels import Hierarchical
 from alignnet.solvers.mode_errors import ModeErrors
 from alignnet.solvers.spectrum import Spectrum
 from alignnet.training.module import AlignmentModule
@@ -78,7 +78,7 @@ def answer_of(
     if errors is not None:
         return Answer(local, errors.sigma, n_hits, status, errors.draws, *rest)
     error_draws = [solver.error_draw(system, module.seed)] if draw else []
-    error = _conditional_errors(problem, n_hits) if bool(system[0].own.any()) else carried_errors(system[0])
+    error = _conditional_errors(system[0], n_hits) if bool(system[0].own.any()) else carried_errors(system[0])
     return Answer(local, error, n_hits, status, error_draws, *rest)
 
 
@@ -111,8 +111,10 @@ def _solver(module: AlignmentModule, layer: SensorLayer) -> GaussNewton:
     return solver
 
 
-def _conditional_errors(problem: Problem, n_hits: Tensor) -> Tensor:
-    blocks = problem.diagonal_blocks()
+def _conditional_errors(system: Hierarchical, n_hits: Tensor) -> Tensor:
+    """With the other sensors and the volumes held in place, by a sensor's own hits and prior."""
+    problem = system.problem
+    blocks = problem.diagonal_blocks() + system.prior_blocks(moving=False)
     scale = blocks.diagonal(dim1=-2, dim2=-1).clamp_min(1e-30).rsqrt()
     values, vectors = torch.linalg.eigh(blocks * scale[:, :, None] * scale[:, None, :])
     variance = (vectors.square() / values.clamp_min(1e-12)[:, None]).sum(-1) * scale.square()

@@ -24,14 +24,22 @@ def hessian_of(module, data):
     return torch.stack([problem(unit.view(24, 6)).flatten() for unit in eye], -1)
 
 
-def test_errors_are_those_of_a_sensor_while_the_others_stand_still(barrel_file):
-    module, data = problem_of(barrel_file, OPTIMIZERS["gauss_newton"])
+@pytest.mark.parametrize(
+    "prior", [None, {"translation": 1e-4, "rotation": 1e-4}, {"translation": 20e-4, "rotation": 5e-4}]
+)
+def test_errors_are_those_of_a_sensor_while_the_others_stand_still(barrel_file, prior):
+    """By its hits and its own prior: none is wider than that."""
+    module, data = problem_of(barrel_file, partial(GaussNewton, sensor_prior=prior, min_hits=1))
     answer = answer_of(module, data)
     h = hessian_of(module, data)
+    width = torch.full((6,), torch.inf, dtype=torch.float64)
+    if prior is not None:
+        width = torch.tensor([prior["translation"]] * 3 + [prior["rotation"]] * 3, dtype=torch.float64)
     for sensor in range(24):
         rows = slice(6 * sensor, 6 * sensor + 6)
-        expected = torch.linalg.inv(h[rows, rows]).diagonal().sqrt()
+        expected = torch.linalg.inv(h[rows, rows] + torch.diag(width**-2)).diagonal().sqrt()
         assert torch.allclose(answer.error[sensor], expected, rtol=1e-6)
+        assert (answer.error[sensor] < width).all()
 
 
 def test_hits_are_counted_on_training_tracks(barrel_file):

@@ -38,6 +38,7 @@ def dca(mean: float, ratio: float) -> dict[str, list[float]]:
         columns = {"mean": mean, "mean_error": 0.4, "width": 50 * ratio, "width_error": 0.3}
         columns |= {"mean_difference": mean, "mean_difference_error": 0.05}
         table |= {f"{name}_{c}_um": [value, -value / 2 or 0.0] for name, value in columns.items()}
+        table |= {f"mean_difference_error_{c}_um": [0.05, 0.05]}
         table |= {f"width_{c}_um": [50 * ratio, 20 * ratio], f"mean_error_{c}_um": [0.4, 0.2]}
         table |= {f"width_ratio_{c}": [ratio, ratio], f"width_ratio_error_{c}": [0.002, 0.002]}
         table[f"pull_{c}"] = [ratio, ratio]

@@ -247,10 +247,11 @@ class O2Source:
         vertices, nearest = None, np.zeros(0, dtype=np.int64)
         if self.vertices != ABSENT:
             vertices = self._vertices(parts, readout)
-            found, nearest, distance = _associated(
+            found, nearest, distance, unknown = _associated(
                 states.select(rows), readout.of_track[rows], vertices, detector, selection
             )
             tally.vertices.count(distance)
+            tally.vertices.unknown += unknown
             rows = rows[found]
         event = _events(rows, nearest, readout, vertices, frames)
         order = np.argsort(event, kind="stable")
@@ -292,15 +293,21 @@ class O2Source:
         told = f"{tally.read:,} tracks, {tally.selected:,} within the selection"
         if self.vertices != ABSENT:
             told += f", {tally.kept:,} of these near a vertex"
-        apart = tally.vertices.warning
+        apart, unknown = tally.vertices.warning, tally.vertices.without_covariance
+        if tally.kept == 0 and unknown is not None:
+            other = "give other vertices, or o2.vertices=absent"
+            raise ConfigError(f"{self.tracks}: no track is left ({told}): {unknown}; {other}")
         if tally.kept == 0:
             hint = f"; {apart}" if apart else ""
             raise ConfigError(
                 f"{self.tracks}: no track is left ({told}); loosen selection, or o2.vertices=absent{hint}"
             )
         log.info("%s: %s", self.tracks, told)
+        of_vertices = self.tracks if self.vertices == SEEDING else self.vertices
         if apart is not None:
-            log.warning("%s: %s", self.tracks if self.vertices == SEEDING else self.vertices, apart)
+            log.warning("%s: %s", of_vertices, apart)
+        if unknown is not None:
+            log.warning("%s: %s", of_vertices, unknown)
 
 
 def _ahead(readers: list[FrameReader], step: int) -> Iterator[list[Frames]]:
@@ -325,14 +332,17 @@ def _ahead(readers: list[FrameReader], step: int) -> Iterator[list[Frames]]:
 
 def _associated(
     states: States, readout_frame: Array, vertices: Vertices, detector: Detector, selection: Selection
-) -> tuple[Array, Array, Array]:
-    """Which tracks have a vertex, booleans (tracks,), the vertices of those, and all distances [cm]."""
+) -> tuple[Array, Array, Array, int]:
+    """Which tracks have a vertex, booleans (tracks,), the vertices of those, and all distances [cm].
+
+    The last number counts tracks whose vertex would do, but has no covariance: mCov is not positive definite.
+    """
     vertex, distance = nearest_vertex(states, readout_frame, vertices, detector.b_z)
-    usable = positive_definite(vertices.covariance)
-    usable &= vertices.n_contributors >= selection.min_contributors
     found = (vertex >= 0) & (distance <= selection.reach(states))
-    found[found] = usable[vertex[found]]
-    return found, vertex[found], distance
+    found[found] = (vertices.n_contributors >= selection.min_contributors)[vertex[found]]
+    known = found.copy()
+    known[found] = positive_definite(vertices.covariance)[vertex[found]]
+    return known, vertex[known], distance, int((found & ~known).sum())
 
 
 def _events(

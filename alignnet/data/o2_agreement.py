@@ -124,6 +124,7 @@ class VertexTally:
 
     candidates: int = 0
     near: int = 0
+    unknown: int = 0  # near one, the covariance of which is none
 
     def count(self, distance: Array) -> None:
         """Add tracks by their distances to the nearest vertex [cm], infinite where there is none."""
@@ -138,4 +139,15 @@ class VertexTally:
         return (
             f"only {self.near:,} of {self.candidates:,} tracks pass within {10 * VERTEX_REACH:g} mm of a "
             "vertex of their readout frame, expected most of them; are the vertices of this run?"
+        )
+
+    @property
+    def without_covariance(self) -> str | None:
+        """What to say of tracks whose vertices have no covariance."""
+        if not self.unknown:
+            return None
+        several = self.unknown > 1
+        return (
+            f"{self.unknown:,} {'tracks are' if several else 'track is'} left out because mCov of "
+            f"{'their vertices' if several else 'its vertex'} is no positive definite covariance"
         )

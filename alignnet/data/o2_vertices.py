@@ -89,8 +89,8 @@ def seeding_vertices(frames: Frames, readout: Readout, path: str) -> Vertices:
     """The vertices that O2's track finding started from.
 
     Raises:
-        SchemaError: readout frames of vertices and of tracks are not the same ones, or a number is not
-            finite.
+        SchemaError: readout frames of vertices and of tracks are not the same ones, a number is not finite,
+            or a variance is negative.
     """
     own = readout_of(frames, path, "VerticesROF", "Vertices")
     if not (np.array_equal(own.frame, readout.frame) and np.array_equal(own.bc, readout.bc)):
@@ -110,7 +110,7 @@ def primary_vertices(frames: Frames, readout: Readout, timing: Timing, path: str
     """The final vertices, ordered by time.
 
     Raises:
-        SchemaError: a number is not finite.
+        SchemaError: a number is not finite, or a variance is negative.
     """
     frame = frames.frame_of("PrimaryVertex")
     begin, end = _intervals(frames, readout)
@@ -184,13 +184,15 @@ def _places(frames: Frames, path: str, name: str) -> tuple[Array, Array, Array]:
     position = np.stack([frames[f"{name}.mPos.fCoordinates.f{axis}"] for axis in "XYZ"], -1)
     covariance = frames[f"{name}.mCov"]
     good = np.isfinite(position).all(-1) & np.isfinite(covariance).all(-1)
+    good &= (covariance[:, [0, 2, 5]] >= 0).all(-1)
     if not good.all():
         row = int(np.flatnonzero(~good)[0])
         frame = int(frames.frame_of(name)[row])
         number = row - int(frames.offset(name)[frame])
         raise SchemaError(
             f"{path}: time frame {frames.first + frame}, {name} {number}: found position "
-            f"{position[row].tolist()}, mCov {covariance[row].tolist()}, expected finite numbers"
+            f"{position[row].tolist()}, mCov {covariance[row].tolist()}, expected finite numbers, and "
+            "variances (first, third and sixth of mCov) that are not negative"
         )
     n = frames[f"{name}.mNContributors"].astype(np.int64)
     return position.astype(np.float64), covariance.astype(np.float64), n

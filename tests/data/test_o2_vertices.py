@@ -12,7 +12,7 @@ from alignnet.data.o2_branches import Frames
 from alignnet.data.o2_selection import Selection
 from alignnet.data.o2_tracks import readout_of, states_of
 from alignnet.data.o2_vertices import nearest_vertex, seeding_vertices
-from alignnet.errors import ConfigError
+from alignnet.errors import ConfigError, SchemaError
 from alignnet.physics import helix as hx
 
 
@@ -112,3 +112,33 @@ def test_the_distance_to_a_vertex_is_that_of_the_helix(b_z, frames):
     helix = hx.from_momentum(torch.from_numpy(states.position), momentum, charge, b_z)
     five = hx.perigee(helix, torch.from_numpy(vertices.position[row]), b_z)
     assert distance == pytest.approx(torch.hypot(five.d0, five.z0).numpy(), abs=1e-9)
+
+
+def with_covariance(frames, rows, value):
+    """Vertices with other covariances in some rows."""
+    covariance = frames["Vertices.mCov"].copy()
+    covariance[rows] = value
+    return changed(frames, {"Vertices.mCov": covariance})
+
+
+def test_vertices_without_covariance_are_blamed_where_no_track_is_left(frames, tmp_path):
+    (part, *others), dictionary = frames
+    nothing = [with_covariance(part, slice(None), 0.0), *others]
+    with pytest.raises(ConfigError, match="150 tracks are left out because mCov of their vertices is no"):
+        read(source_of(tmp_path, nothing, dictionary))
+
+
+def test_tracks_of_a_vertex_without_covariance_are_counted(frames, tmp_path, caplog):
+    (part, *others), dictionary = frames
+    caplog.set_level("WARNING", "alignnet.data")
+    left = read(source_of(tmp_path, [with_covariance(part, 3, 0.0), *others], dictionary))
+    lost = 150 - len(left)
+    assert lost >= 3
+    assert f"{lost} tracks are left out because mCov of their vertices" in caplog.text
+
+
+def test_a_negative_variance_is_refused_by_its_vertex(frames, tmp_path):
+    (part, *others), dictionary = frames
+    part = with_covariance(part, 13, np.array([1e-6, 0, -1e-6, 0, 0, 1e-6], np.float32))
+    with pytest.raises(SchemaError, match=r"time frame 1, Vertices 3: .* variances .* that are not negative"):
+        read(source_of(tmp_path, [part, *others], dictionary))

@@ -23,10 +23,10 @@ from alignnet.evaluation.report.rules_physics import (
     MEAN_NEAR,
     PULLS,
     SIGNIFICANT,
-    WEAK_UM,
     WIDTH_FAR,
     WIDTH_NEAR,
 )
+from alignnet.evaluation.report.rules_modes import WEAK_UM
 from alignnet.evaluation.report.verdict import Verdict, verdict
 
 NUMBERS = st.none() | st.floats() | st.integers() | st.sampled_from([0, -1, math.nan, math.inf, 10**400])
@@ -161,15 +161,18 @@ def test_a_chi2_that_rose_is_called_worse(metrics, before, rise):
         ("dca", None, "plain", "no numbers"),
         ("dca.after", dca(0.1, 1.05), "plain", "width up to 1.050 times the ideal"),
         ("dca.after", dca(0.1, 1.2), "warning", "(before: up to 1.50 times)"),
-        ("dca.after", dca(9.0, 1.0), "warning", "Mean DCA_xy within 9.0 µm of ideal in every p_T bin"),
+        ("dca.after", dca(9.0, 1.0), "warning", 
+         "Mean DCA_xy is −4.500 ± 0.050 µm off ideal at p_T 1.0–5.0 GeV/c, beyond 1.0 µm (5 % of the ideal"),
         ("dca.after.mean_difference_xy_um", [0.1, None], "warning", "DCA_xy: no numbers"),
         ("truth", None, "plain", "The truth is not known"),
+        ("truth.layer2.v.after_um", 1.3, "plain", "misalignment, rigid motions and weak modes removed, is 1.0"),
         ("truth.layer2.v.after_um", 1.3, "plain", "1.30 times the statistical limit, most in layer 2"),
         ("truth.layer2.v.after_um", 2.0, "warning", "1.00–2.00 times the statistical limit"),
         ("truth.layer2.v.after_um", 0.5, "plain", "less than it in 1 of 12"),
         ("pulls.all.all", 0.7, "warning", "too large"),
         ("pulls.all.all", 1.3, "warning", "too small"),
-        ("spectrum", None, "plain", "were not looked for"),
+        ("dca.after", dca(0.1, 1.2), "warning", "1.2000 ± 0.0020 times the ideal (at p_T 0.20–1.0 GeV/c, beyond"),
+        ("spectrum", None, "plain", "were not looked at"),
         ("spectrum.converged", False, "warning", "had not converged"),
         ("spectrum.modes", [mode("twist 0.9", 25.0)], "warning", "worse than 10 µm: twist 0.9 (25.0 µm)"),
         ("spectrum.modes", [mode("curl 0.9", None)], "warning", "Not known at all: curl 0.9"),
@@ -186,6 +189,29 @@ def test_each_rule_has_its_level_and_its_words(path, value, level, words):
     assert level in levels(judged, topic)
     assert words in text(judged, topic)
     assert judged.level == ("good" if level == "plain" else level)
+
+
+@pytest.mark.parametrize(
+    ("words", "level", "said"),
+    [
+        (["seen", "held"], "good", "2 of 2 known to 5.0 µm or better at the edge, or held."),
+        (["seen", "weak"], "plain", "1 of 2 known to 5.0 µm or better at the edge; 1 known less well than"),
+        (["assumed", "assumed"], "warning", "0 of 2 known .*; 2 told by priors more than by the tracks"),
+        (["invisible", "weak"], "warning", "1 not told by the tracks .radial.; 1 known less well"),
+        (["unknown", "seen"], "warning", "1 not worked out: the solve did not end .radial."),
+    ],
+)
+@pytest.mark.parametrize("spectrum", [True, False])
+def test_weak_modes_are_judged_by_their_table(words, level, said, spectrum):
+    metrics = good_metrics()
+    if not spectrum:
+        del metrics["spectrum"]
+    rows = {name: {"verdict": word} for name, word in zip(("radial", "curl"), words, strict=True)}
+    metrics["weak_modes"] = {"aim_um": 5.0, "modes": rows}
+    judged = verdict(metrics)
+    assert re.search(said, text(judged, "modes"))
+    assert levels(judged, "modes") == [level, *["good"] * spectrum]
+    assert "not looked" not in text(judged, "modes")
 
 
 def test_tracks_without_weight_are_not_said_to_have_no_fit():
@@ -205,7 +231,7 @@ def test_without_the_truth_the_mean_dca_is_held_against_zero():
     metrics["dca"]["after"] = dca(4.0, 1.0)
     judged = verdict(metrics)
     assert levels(judged, "dca") == ["warning", "warning"]
-    assert "at most 10 σ" in text(judged, "dca")
+    assert "is 4.00 ± 0.40 µm at p_T 0.20–1.0 GeV/c, 10 σ from 0, beyond 3 σ (before" in text(judged, "dca")
 
 
 def test_bins_with_too_few_tracks_are_not_counted_as_seen():

@@ -12,7 +12,7 @@ from alignnet.evaluation.report.numbers import at, finite, plural, short
 from alignnet.evaluation.report.numbers import table as table_of
 from alignnet.evaluation.report.pictures import Picture, panels
 from alignnet.evaluation.report.report import Report
-from alignnet.evaluation.report.rules_physics import modes as mode_rule
+from alignnet.evaluation.report.rules_modes import least_known
 from alignnet.geometry.surface import LARGEST_ORDER, mode_names
 
 _MODES = mode_names(LARGEST_ORDER)
@@ -72,7 +72,7 @@ def modes(report: Report) -> Html:
     rows = spectrum.get("modes") or []
     if not rows:
         return Html("")
-    spoken = " ".join(finding.text for finding in mode_rule(report.metrics))
+    spoken = " ".join(finding.text for finding in least_known(report.metrics))
     picture = Picture("spectrum", partial(plots.spectrum, spectrum, False), spoken)
     caption = (
         "Expected error of the collective motions that the tracks know least, as r.m.s. displacement of the "

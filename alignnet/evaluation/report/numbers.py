@@ -56,6 +56,21 @@ def short(value: Any, digits: int = 3) -> str:
     return f"{number:,.{max(digits - 1 - size, 0)}f}".replace("-", "−")
 
 
+def alike(value: Any, error: Any, digits: int = 3) -> tuple[str, str]:
+    """A number in so many significant digits at least, and its error, with the same decimals.
+
+    The error has two digits where that takes more decimals than the number needs: 1,116.20 ± 0.87.
+    """
+    number, width = finite(value), finite(error)
+    if number is None or width is None or max(abs(number), abs(width)) >= 1e9:
+        return short(value, digits), short(error, 2)
+    sizes = [(abs(number), digits), (abs(width), 2)]
+    wanted = [n - 1 - math.floor(math.log10(size)) for size, n in sizes if size > 0]
+    decimals = min(max(0, *wanted), 9) if wanted else 0
+    said = [f"{x:,.{decimals}f}".replace("-", "−") for x in (number, width)]
+    return said[0], said[1]
+
+
 def whole(value: Any) -> str:
     """A number of things."""
     number = count(value)

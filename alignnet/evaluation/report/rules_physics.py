@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from alignnet.evaluation.report.finding import Finding
-from alignnet.evaluation.report.numbers import at, count, finite, known, plural, short, span, table
+from alignnet.evaluation.report.numbers import alike, at, finite, known, short, span, table
 
 MEAN_NEAR = 0.05
 """Difference of mean DCA from ideal, in widths of the ideal DCA, that is near."""
@@ -23,11 +23,11 @@ LIMIT_NEAR, LIMIT_FAR = 1.15, 1.5
 LIMIT_SPREADS = 2.0, 3.0
 """Standard deviations of the limit that excuse more, for near and for far."""
 
+REMOVED = "rigid motions and weak modes removed"
+"""What the table `truth` is without."""
+
 PULLS = (0.9, 1.1)
 """Widths of pulls whose errors are right."""
-
-WEAK_UM = 10.0
-"""Expected error of a collective motion, r.m.s. displacement [µm], beyond which it is poorly known."""
 
 
 def dca(metrics: Mapping[str, Any]) -> list[Finding]:
@@ -45,15 +45,29 @@ def _dca_against_ideal(metrics: Mapping[str, Any], c: str) -> Iterator[Finding]:
     if not off or not wide or len(ideal) != len(off):
         yield Finding("dca", "warning", f"DCA_{c}: no numbers, for want of tracks in the bins of p_T.")
         return
-    furthest, widest = max(map(abs, off)), max(wide)
-    near = all(abs(o) <= MEAN_NEAR * w for o, w in zip(off, ideal, strict=True))
+    limits = [MEAN_NEAR * w for w in ideal]
+    beyond = [abs(o) / max(limit, 1e-12) for o, limit in zip(off, limits, strict=True)]
+    near, widest = max(beyond) <= 1, max(wide)
     level = "good" if near and widest <= WIDTH_NEAR else "plain" if widest <= WIDTH_FAR else "warning"
+    said = f"Mean DCA_{c} within {short(max(map(abs, off)), 2)} µm of ideal in {_bins(metrics, len(off))}"
+    if not near:
+        k = beyond.index(max(beyond))
+        said = f"Mean DCA_{c} is {_measured(metrics, mean, k, 2)} µm off ideal at {_bin(metrics, mean, k)}, "
+        said += f"beyond {short(limits[k], 2)} µm ({MEAN_NEAR * 100:g} % of the ideal width)"
     yield Finding(
         "dca", level if near else "warning",
-        f"Mean DCA_{c} within {short(furthest, 2)} µm of ideal in {_bins(metrics, len(off))}"
-        f"{_was('up to {} µm', at(metrics, 'dca', 'before', mean))}; width up to {short(widest, 4)} times "
-        f"the ideal{_was('up to {} times', at(metrics, 'dca', 'before', ratio))}.",
+        f"{said}{_was('up to {} µm', at(metrics, 'dca', 'before', mean))}; "
+        f"{_width_said(metrics, ratio, wide)}{_was('up to {} times', at(metrics, 'dca', 'before', ratio))}.",
     )  # fmt: skip
+
+
+def _width_said(metrics: Mapping[str, Any], ratio: str, wide: list[float]) -> str:
+    """The largest width over the ideal one, and in which bin where it is too large."""
+    k = wide.index(max(wide))
+    if wide[k] <= WIDTH_FAR:
+        return f"width up to {short(wide[k], 4)} times the ideal"
+    said = f"width up to {_measured(metrics, ratio, k, 4)} times the ideal"
+    return f"{said} (at {_bin(metrics, ratio, k)}, beyond {WIDTH_FAR:.2f})"
 
 
 def _dca_against_zero(metrics: Mapping[str, Any], c: str) -> Iterator[Finding]:
@@ -62,13 +76,17 @@ def _dca_against_zero(metrics: Mapping[str, Any], c: str) -> Iterator[Finding]:
     if not mean or len(mean) != len(error) or min(error) <= 0:
         yield Finding("dca", "warning", f"DCA_{c}: no numbers, for want of tracks in the bins of p_T.")
         return
-    sigmas = max(abs(m) / e for m, e in zip(mean, error, strict=True))
-    level = "good" if sigmas <= SIGNIFICANT else "warning"
+    pulls = [abs(m) / e for m, e in zip(mean, error, strict=True)]
+    sigmas, far = max(pulls), max(map(abs, mean))
+    said = f"within {short(far, 2)} µm of 0 in {_bins(metrics, len(mean))}, at most {short(sigmas, 2)} σ"
+    if sigmas > SIGNIFICANT:
+        k, key = pulls.index(sigmas), f"mean_{c}_um"
+        said = f"is {_measured(metrics, key, k, 2)} µm at {_bin(metrics, key, k)}, {short(sigmas, 2)} σ from "
+        said += f"0, beyond {SIGNIFICANT:g} σ"
     width = known(at(metrics, "dca", "after", f"width_{c}_um"))
     yield Finding(
-        "dca", level,
-        f"Mean DCA_{c} within {short(max(map(abs, mean)), 2)} µm of 0 in {_bins(metrics, len(mean))}, at "
-        f"most {short(sigmas, 2)} σ{_was('up to {} µm', at(metrics, 'dca', 'before', f'mean_{c}_um'))}; "
+        "dca", "good" if sigmas <= SIGNIFICANT else "warning",
+        f"Mean DCA_{c} {said}{_was('up to {} µm', at(metrics, 'dca', 'before', f'mean_{c}_um'))}; "
         f"width {span(width, 3)} µm{_was_span(at(metrics, 'dca', 'before', f'width_{c}_um'))}.",
     )  # fmt: skip
 
@@ -85,7 +103,7 @@ def limit(metrics: Mapping[str, Any]) -> list[Finding]:
         text = "The truth is not known, so that nothing can be said of how near the answer is to it."
         return [Finding("limit", "plain", text)]
     left = span(known(row["after_um"] for _, row in rows))
-    start = f"What is left of the misalignment is {left} µm (r.m.s. of a layer; before: "
+    start = f"What is left of the misalignment, {REMOVED}, is {left} µm (r.m.s. of a layer; before: "
     start += f"{span(known(row.get('before_um') for _, row in rows))} µm)"
     bounded = [(name, row) for name, row in rows if (finite(row.get("limit_um")) or 0) > 0]
     if not bounded:
@@ -129,50 +147,34 @@ def pulls(metrics: Mapping[str, Any]) -> list[Finding]:
     return [Finding("pulls", "warning", f"Errors are {words}: pulls of width {short(width)}, not 1.")]
 
 
-def modes(metrics: Mapping[str, Any]) -> list[Finding]:
-    """Collective motions that the data hardly know."""
-    rows = at(metrics, "spectrum", "modes")
-    if not isinstance(rows, list | tuple):
-        return [Finding("modes", "plain", "Weak modes: the least known motions were not looked for.")]
-    inner = [row for row in rows if isinstance(row, Mapping) and (finite(row.get("rigid")) or 0) <= 0.5**0.5]
-    null = [row for row in inner if finite(row.get("amplitude_um")) is None]
-    poor = [row for row in inner if (finite(row.get("amplitude_um")) or 0) > WEAK_UM]
-    found = []
-    if at(metrics, "spectrum", "converged") is not True:
-        found.append(Finding("modes", "warning", "Weak modes: the search for them had not converged."))
-    if null:
-        found.append(Finding("modes", "warning", f"Not known at all: {_named(null)}."))
-    if poor:
-        text = f"{plural(len(poor), 'collective motion')} known to worse than {WEAK_UM:g} µm: "
-        found.append(Finding("modes", "warning", f"{text}{_named(poor)}."))
-    return found or [_least_known(metrics, inner)]
-
-
-def _least_known(metrics: Mapping[str, Any], inner: list[Mapping[str, Any]]) -> Finding:
-    if not inner:
-        n = count(at(metrics, "spectrum", "n_null")) or 0
-        text = f"Weak modes: none among the motions looked for ({n} rigid motions are free)."
-        return Finding("modes", "plain", text)
-    worst = max(inner, key=lambda row: row["amplitude_um"])
-    text = (
-        f"The least known motion besides rigid ones is known to {short(worst['amplitude_um'])} µm; it looks "
-    )
-    text += f"like: {worst.get('name')}."
-    return Finding("modes", "good", text)
-
-
-def _named(rows: list[Mapping[str, Any]], most: int = 3) -> str:
-    parts = []
-    for row in rows[:most]:
-        size = finite(row.get("amplitude_um"))
-        parts.append(str(row.get("name")) + (f" ({short(size)} µm)" if size is not None else ""))
-    return "; ".join(parts) + (" …" if len(rows) > most else "")
-
-
 def _bins(metrics: Mapping[str, Any], n: int) -> str:
     every = at(metrics, "dca", "after", "pt_low")
     total = len(every) if isinstance(every, list | tuple) else n
     return "every p_T bin" if n == total else f"{n} of {total} p_T bins (too few tracks in the others)"
+
+
+def _bin(metrics: Mapping[str, Any], key: str, k: int) -> str:
+    """The bin of p_T of the k-th number that is known of a column."""
+    column = at(metrics, "dca", "after", key)
+    row = [i for i, value in enumerate(column) if finite(value) is not None][k]
+    ends = [at(metrics, "dca", "after", f"pt_{end}") for end in ("low", "high")]
+    low, high = (finite(e[row]) if isinstance(e, list | tuple) and row < len(e) else None for e in ends)
+    return "one bin of p_T" if low is None or high is None else f"p_T {short(low, 2)}–{short(high, 2)} GeV/c"
+
+
+def _measured(metrics: Mapping[str, Any], key: str, k: int, digits: int) -> str:
+    """The k-th number that is known of a column, with its error where there is one of each."""
+    values, errors = (known(at(metrics, "dca", "after", name)) for name in (key, _error_of(key)))
+    if len(values) != len(errors):
+        return short(values[k], digits)
+    return " ± ".join(alike(values[k], errors[k], digits))
+
+
+def _error_of(key: str) -> str:
+    """The column of the errors of another: mean_difference_xy_um → mean_difference_error_xy_um."""
+    for c in ("_xy", "_z"):
+        key = key.replace(c, f"_error{c}")
+    return key
 
 
 def _was(words: str, values: Any) -> str:

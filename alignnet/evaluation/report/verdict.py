@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from alignnet.evaluation.report import rules_fit, rules_physics
+from alignnet.evaluation.report import rules_fit, rules_modes, rules_physics
 from alignnet.evaluation.report.finding import Finding
 from alignnet.evaluation.report.numbers import plural
 
@@ -24,7 +24,7 @@ RULES = (
     rules_fit.sensors,
     rules_fit.attention,
     rules_fit.tracks,
-    rules_physics.modes,
+    rules_modes.modes,
 )
 """In the order in which an expert asks."""
 

@@ -121,7 +121,7 @@ def test_a_sample_composes(sample):
 def test_every_group_is_tried_here():
     assert {option.parts[0] for option in OPTIONS} == {
         "averaging", "detector", "experiment", "loss", "misalignment", "optimizer", "sample", "selection",
-        "source", "toy", "baselines", "time", "data", "finding",
+        "source", "toy", "baselines", "time", "data", "finding", "decay",
     }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def pairs_of(config: DictConfig, content: Content) -> tuple[Content, PairTally]:
         ConfigError: no decay is chosen, or one of its values cannot be used.
         SchemaError: the alignment cannot be read.
     """
-    if config.decay is None:
+    if config.get("decay") is None:
         raise ConfigError("from=decays: which decay? give decay=k0s, lambda or d0")
     decay: Decay = build(config.decay)
     finder = DecayPairs(content.detector, _believed(config.alignment, content.detector), decay)

@@ -66,8 +66,11 @@ class DecayPairs:
 
         The positive track comes first, `event` numbers the pairs, `mass` is each daughter's, and there is no
         vertex: the tracks do not come from it.
+
+        Raises:
+            ConfigError: at the end, if there was none.
         """
-        n = 0
+        n = n_tracks = 0
         for part in parts:
             events, rows, masses = Events(part, self.detector), [], []
             for first in range(0, len(events), BATCH_EVENTS):
@@ -76,7 +79,13 @@ class DecayPairs:
                 rows.append(of[chosen.pairs.numpy()])
                 masses.append(chosen.daughters.numpy())
             yield _set_of(part, np.concatenate(rows), np.concatenate(masses), n)
-            n += sum(map(len, rows))
+            n, n_tracks = n + sum(map(len, rows)), n_tracks + len(part)
+        if n == 0:
+            window = f"{self.decay.mass:.4g} ± {self.decay.half_window:.4g} GeV/c²"
+            raise ConfigError(
+                f"no pair of tracks within {window} is left of {n_tracks:,} tracks; loosen the cuts "
+                "(decay.min_d0, …), or say where the sensors are (alignment)"
+            )
 
     @torch.no_grad()
     def chosen(self, tracks: Tracks, events: Events) -> Chosen:

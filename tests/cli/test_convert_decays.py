@@ -19,6 +19,7 @@ from alignnet.cli.setup import load_problem
 from alignnet.data.root import read_detector, read_metadata, read_misalignment, read_tracks, write_simulation
 from alignnet.export.alice import write_alice
 from alignnet.export.table import write_table
+from alignnet.geometry.its2 import its2
 from alignnet.loss.decay_chi2 import pairs_of
 
 DETECTOR = barrel(radii=(2.5, 4.0, 7.0, 11.0, 15.0, 20.0))
@@ -99,6 +100,21 @@ def test_numbers_are_said_at_the_end(folder, caplog):
     assert re.search(r"peak of \d+ at (49|50)\d\.\d\d ± \d\.\d\d MeV/c²", said)
     purity = re.search(r"truth: \d+ of the pairs are such decays: purity (0\.9\d*|1\.000)", said)
     assert purity is not None
+
+
+def test_a_run_of_o2_has_the_pairs_that_its_tracks_have(tmp_path):
+    detector, still = its2(), torch.zeros(24120, 6, dtype=torch.float64)
+    tracks = simulated(detector, NeutralKaons(), 30, seed=7)
+    write_simulation(tmp_path / "tracks.root", detector, tracks, still, {"generator": "tests", "seed": 7})
+    convert(f"input={tmp_path}/tracks.root", f"output={tmp_path}/run", "to=o2")
+    found = []
+    for source in ("tracks.root", "run"):
+        keys = (f"input={tmp_path / source}", f"output={tmp_path}/k0s.root")
+        convert("from=decays", *keys, *LOOSE, "selection=all", "o2.vertices=o2_primary_vertex.root")
+        found.append(read_tracks(tmp_path / "k0s.root", detector))
+    assert len(found[0]) > 60
+    assert set(found[1].sensor) <= set(found[0].sensor)
+    assert len(found[1]) > 0.9 * len(found[0])
 
 
 BAD = {

@@ -146,7 +146,7 @@ def test_a_fault_changes_values_of_keys_that_exist(command, group, option):
 def test_every_group_is_tried_here():
     assert {option.parts[0] for option in OPTIONS} == {
         "averaging", "detector", "experiment", "loss", "misalignment", "optimizer", "sample", "selection",
-        "source", "toy", "baselines", "time", "data", "finding",
+        "source", "toy", "baselines", "time", "data", "finding", "decay",
         "fault", "mistake",
     }  # fmt: skip
 

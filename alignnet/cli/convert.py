@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig
 
 import alignnet
+from alignnet.cli import decays
 from alignnet.cli.app import command
 from alignnet.cli.detector import detector_of
 from alignnet.cli.o2 import runs_of
@@ -31,7 +32,7 @@ from alignnet.geometry.its2 import its2
 
 log = logging.getLogger("alignnet.convert")
 
-KINDS = ("root", "csv", "alice", "o2")
+KINDS = ("root", "csv", "alice", "o2", "decays")
 TARGETS = ("root", "o2")
 
 
@@ -40,10 +41,13 @@ def main(config: DictConfig) -> None:
     """Find out what the input is, read it, write it."""
     source, output = (Path(str(config[key])).expanduser() for key in ("input", "output"))
     kind = _kind(config["from"], source)
-    if config.to not in TARGETS or (config.to == "o2" and kind == "alice"):
-        raise ConfigError(
-            f"to is {config.to!r}, expected {' or '.join(TARGETS if kind != 'alice' else ['root'])}"
-        )
+    targets = ("root",) if kind in ("alice", "decays") else TARGETS
+    if config.to not in targets:
+        raise ConfigError(f"to is {config.to!r}, expected {' or '.join(targets)}")
+    if kind == "decays":
+        _write_decays(config, source, output)
+        return
+    decays.refuse_decay(config)
     if config.to == "root":
         _check_suffix(output, SUFFIXES if kind == "alice" else (".root",))
     detector = _detector(config, kind)
@@ -142,6 +146,21 @@ def _write_tracks(content: Content, output: Path) -> None:
     truth = "with" if local_six is not None else "without"
     log.info("%s, %s true misalignment", count.summary(), truth)
     log.info("written: %s", output)
+
+
+def _write_decays(config: DictConfig, source: Path, output: Path) -> None:
+    """The pairs of a decay among the tracks of a file of any kind that has tracks."""
+    _check_suffix(output, (".root",))
+    if output.resolve() == source.resolve():
+        raise ConfigError(f"output is {output}, the file of the tracks; choose another name")
+    kind = _kind(None, source)
+    if kind == "alice":
+        raise ConfigError(f"{source}: has alignment objects, expected tracks to look for decays in")
+    if _unassociated(config):
+        raise ConfigError("o2.unassociated=true: a file of decays has no clusters of no track; leave it out")
+    content, tally = decays.pairs_of(config, _content(config, kind, source, _detector(config, kind)))
+    _write_tracks(content, output)
+    decays.report(tally)
 
 
 def _write_o2(content: Content, folder: Path, pixels: Pixels) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from alignnet.data.batch import Batch
@@ -22,7 +21,7 @@ from alignnet.evaluation.fitted_tracks import FreeTracks
 from alignnet.evaluation.impact import vertex_fit
 from alignnet.evaluation.peak import fit_peak
 from alignnet.evaluation.statistics import number
-from alignnet.evaluation.two_body import Meeting, meet, opposite_pairs, primary_vertices
+from alignnet.evaluation.two_body import Candidates, candidates
 from alignnet.units import KAON_MASS, PION_MASS, PROTON_MASS
 
 MASS_BINS = 120
@@ -33,9 +32,6 @@ EDGES: dict[str, Array] = {
 }
 """Bins of the pair's p_T [GeV/c] and φ [rad]."""
 
-_PAIRS = 100_000
-"""Pairs that are fitted at a time."""
-
 
 @dataclass(frozen=True)
 class Decay:
@@ -45,6 +41,8 @@ class Decay:
         daughters: masses of the positive and the negative one [GeV/c²].
         mass: of the mother.
         conjugate: search for the antiparticle, with daughters exchanged, as well.
+        mother_pdg: code of the mother, and
+        pdg: those of the positive and the negative daughter, by which simulated tracks are known.
         half_window: of the mass histogram [GeV/c²].
         width: where the fit of the peak starts [GeV/c²].
         min_d0: least transverse distance of either track to the event's vertex.
@@ -56,6 +54,8 @@ class Decay:
     daughters: tuple[float, float]
     mass: float
     conjugate: bool = False
+    mother_pdg: int = 0
+    pdg: tuple[int, int] = (0, 0)
     half_window: float = 0.06
     width: float = 0.005
     min_d0: float = 0.05
@@ -70,16 +70,28 @@ class Decay:
         positive, negative = self.daughters
         return [self.daughters, (negative, positive)] if self.conjugate else [self.daughters]
 
+    def passed(self, found: Candidates) -> Tensor:
+        """Which candidates pass the cuts but that of the mass (pairs,)."""
+        keep = (found.d0 > self.min_d0) & (found.flight > self.min_flight) & (found.flight < self.max_flight)
+        return keep & (found.pointing > self.min_pointing) & (found.chi2 < self.max_chi2)
+
 
 DECAYS = {
-    "k0s": Decay((PION_MASS, PION_MASS), 0.497611),
-    "lambda": Decay((PROTON_MASS, PION_MASS), 1.115683, conjugate=True, half_window=0.03, width=0.002),
+    "k0s": Decay((PION_MASS, PION_MASS), 0.497611, mother_pdg=310, pdg=(211, -211)),
+    "lambda": Decay(
+        (PROTON_MASS, PION_MASS), 1.115683, conjugate=True, mother_pdg=3122, pdg=(2212, -211),
+        half_window=0.03, width=0.002,
+    ),
     "d0": Decay(
-        (PION_MASS, KAON_MASS), 1.86484, conjugate=True, half_window=0.15, width=0.015,
+        (PION_MASS, KAON_MASS), 1.86484, conjugate=True, mother_pdg=421, pdg=(211, -321),
+        half_window=0.15, width=0.015,
         min_d0=0.002, min_flight=0.01, max_flight=1.0, min_pointing=0.95,
     ),
 }  # fmt: skip
 """By the name that a configuration uses; masses of the PDG (2024)."""
+
+OF_THE_PARTICLES = ("daughters", "mass", "conjugate", "mother_pdg", "pdg")
+"""What of a decay is no cut."""
 
 
 def decays_of(wanted: Mapping[str, Mapping[str, float]]) -> dict[str, Decay]:
@@ -88,7 +100,7 @@ def decays_of(wanted: Mapping[str, Mapping[str, float]]) -> dict[str, Decay]:
     Raises:
         ConfigError: there is no such decay, or no such cut.
     """
-    cuts = {field.name for field in fields(Decay)} - {"daughters", "mass", "conjugate"}
+    cuts = {field.name for field in fields(Decay)} - set(OF_THE_PARTICLES)
     found = {}
     for name, changes in wanted.items():
         if name not in DECAYS:
@@ -116,26 +128,16 @@ class Decays:
     def add(self, tracks: FreeTracks, batch: Batch) -> None:
         """Add the events of a batch."""
         place, _ = vertex_fit(tracks.helix, tracks.covariance, tracks.usable, batch, self.b_z)
-        far = primary_vertices(tracks, batch, place, self.b_z)
-        charge, d0 = far.perigee.q_over_pt.sign(), far.distance[:, 0].abs()
         least = min((decay.min_d0 for decay in self.wanted.values()), default=0.0)
-        pairs = opposite_pairs(charge, batch.event, tracks.usable & (d0 > least))
-        for part in pairs.split(_PAIRS):
-            if len(part):
-                origin = place[batch.event[part[:, 0]]]
-                self._add(meet(tracks, part, origin, self.b_z), origin, d0[part].amin(-1))
+        for found in candidates(tracks, batch, place, self.b_z, least):
+            self._add(found)
 
-    def _add(self, found: Meeting, origin: Tensor, d0: Tensor) -> None:
-        flight, total = found.place - origin, found.momentum.sum(1)
-        distance, pt = flight[:, :2].norm(dim=-1), total[:, :2].norm(dim=-1)
-        pointing = (flight[:, :2] * total[:, :2]).sum(-1) / (distance * pt).clamp_min(1e-12)
-        phi = torch.atan2(total[:, 1], total[:, 0])
+    def _add(self, found: Candidates) -> None:
         for name, decay in self.wanted.items():
-            keep = (d0 > decay.min_d0) & (distance > decay.min_flight) & (distance < decay.max_flight)
-            keep &= (pointing > decay.min_pointing) & (found.chi2 < decay.max_chi2)
+            kept = found.take(decay.passed(found))
             for daughters in decay.assignments:
-                mass = invariant_mass(found.momentum, daughters)
-                self._count(self.counts[name], decay, mass[keep], pt[keep], phi[keep])
+                mass = invariant_mass(kept.momentum, daughters)
+                self._count(self.counts[name], decay, mass, kept.pt, kept.phi)
 
     @staticmethod
     def _count(counts: Array, decay: Decay, mass: Tensor, pt: Tensor, phi: Tensor) -> None:

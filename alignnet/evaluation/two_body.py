@@ -7,6 +7,7 @@ linearised in, centimetres from where the search began. χ² there has one degre
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from alignnet.physics.helix import Helix
 
 _ROUNDS = 6
 _FURTHEST = 60.0  # [cm] where the search ends
+_PAIRS = 100_000  # that are fitted at a time
 
 
 class Meeting(NamedTuple):
@@ -27,6 +29,52 @@ class Meeting(NamedTuple):
     place: Tensor  # (pairs, 3) [cm]
     chi2: Tensor  # of the two tracks (pairs,)
     momentum: Tensor  # of the positive and the negative one (pairs, 2, 3) [GeV/c]
+
+
+class Candidates(NamedTuple):
+    """Pairs that may come from a decay, seen from the vertices of their events; lengths across the beam."""
+
+    pairs: Tensor  # rows of the positive and the negative track (pairs, 2)
+    momentum: Tensor  # of both where they meet (pairs, 2, 3) [GeV/c]
+    chi2: Tensor  # of the common point (pairs,)
+    d0: Tensor  # the smaller distance of the tracks to the vertex (pairs,) [cm]
+    flight: Tensor  # distance of the common point to it (pairs,) [cm]
+    pointing: Tensor  # cosine between flight and momentum (pairs,)
+    pt: Tensor  # of the pair (pairs,) [GeV/c]
+    phi: Tensor  # (pairs,) [rad]
+
+    def take(self, rows: Tensor) -> Candidates:
+        """Some of them."""
+        return Candidates(*(field[rows] for field in self))
+
+
+def candidates(
+    tracks: FreeTracks, batch: Batch, vertex: Tensor, b_z: float, min_d0: float = 0.0
+) -> Iterator[Candidates]:
+    """All pairs of opposite charge within events, fitted to a common point, some at a time.
+
+    Args:
+        tracks: of the batch, fitted to their hits alone.
+        batch: their events.
+        vertex: of each event (events, 3) [cm].
+        b_z: field [T].
+        min_d0: least transverse distance of either track to it [cm].
+    """
+    far = impact(tracks.helix, tracks.covariance, vertex[batch.event], b_z)
+    charge, d0 = far.perigee.q_over_pt.sign(), far.distance[:, 0].abs()
+    pairs = opposite_pairs(charge, batch.event, tracks.usable & (d0 > min_d0))
+    for part in pairs.split(_PAIRS):
+        if len(part):
+            origin = vertex[batch.event[part[:, 0]]]
+            yield _seen_from(origin, meet(tracks, part, origin, b_z), part, d0[part].amin(-1))
+
+
+def _seen_from(origin: Tensor, found: Meeting, pairs: Tensor, d0: Tensor) -> Candidates:
+    flight, total = found.place - origin, found.momentum.sum(1)
+    distance, pt = flight[:, :2].norm(dim=-1), total[:, :2].norm(dim=-1)
+    pointing = (flight[:, :2] * total[:, :2]).sum(-1) / (distance * pt).clamp_min(1e-12)
+    phi = torch.atan2(total[:, 1], total[:, 0])
+    return Candidates(pairs, found.momentum, found.chi2, d0, distance, pointing, pt, phi)
 
 
 def opposite_pairs(charge: Tensor, event: Tensor, usable: Tensor) -> Tensor:
@@ -80,8 +128,3 @@ def _momenta(found: Impact) -> Tensor:
     five = found.perigee
     pt = five.q_over_pt.abs().reciprocal()
     return pt[:, None] * torch.stack([five.phi0.cos(), five.phi0.sin(), five.tan_lambda], -1)
-
-
-def primary_vertices(tracks: FreeTracks, batch: Batch, place: Tensor, b_z: float) -> Impact:
-    """Closest approaches of tracks to the vertices of their events, `place` (events, 3)."""
-    return impact(tracks.helix, tracks.covariance, place[batch.event], b_z)

@@ -28,6 +28,12 @@ ALIGN = [
     "trainer.max_epochs=5", "evaluation.part=test", "evaluation.limit=false", "evaluation.report=false",
     "evaluation.numbers=[]", "figure_every=0", "require_convergence=false",
 ]  # fmt: skip
+ROBUST = [
+    "loss.weights.kind=huber_cut", "loss.weights.switch_epoch=0", "loss.weights.threshold=3",
+    "loss.weights.quantile=0.5",
+]  # fmt: skip
+"""For tracks that were found, some of which have a wrong hit."""
+
 FIGURES = ("efficiency", "efficiency_perfect", "fakes", "duplicates", "edge_purity", "edge_efficiency")
 
 
@@ -50,7 +56,7 @@ def main() -> None:
     for number in (1, 2):
         found = folder / f"found{number}.root"
         figures = find(hits, found, given.network, alignment, systematic)
-        answer = aligned(found, folder / f"align{number}")
+        answer = aligned(found, folder / f"align{number}", *ROBUST)
         rows[f"round {number}"] = {**{name: figures[name] for name in FIGURES}, **answer}
         alignment, systematic = folder / f"align{number}" / "alignment.root", 2 * CHIP
         (folder / "loop.json").write_text(json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n")
@@ -84,11 +90,11 @@ def find(
     return figures
 
 
-def aligned(tracks: Path, run: Path) -> dict[str, float]:
+def aligned(tracks: Path, run: Path, *keys: str) -> dict[str, float]:
     """Align with a file of tracks; what is left of the misalignment, r.m.s. over all sensors [µm]."""
     answer = run / "alignment.root"
     if not answer.exists():
-        alignnet("train", f"data.files=[{tracks}]", f"hydra.run.dir={run}", *ALIGN)
+        alignnet("train", f"data.files=[{tracks}]", f"hydra.run.dir={run}", *ALIGN, *keys)
     detector = read_detector(tracks)
     off = (read_alignment(answer, detector) - read_misalignment(tracks, detector))[:, :3]
     layer, cm = detector.layer, 1e4

@@ -28,6 +28,9 @@ from alignnet.physics.jit import pays
 from alignnet.solvers.linearised import linearise_at
 from alignnet.solvers.unbiased import unbiased_of, without_origins
 
+LEAST_KNOWN = 200.0
+"""Resolutions of a hit beyond which the track without it says nothing of where its sensor is."""
+
 
 @dataclass
 class FreeTracks:
@@ -50,7 +53,7 @@ class FittedTracks:
     weight: Tensor  # 0 where the track is not used (tracks,)
     used_hits: Tensor  # (tracks, hits)
     biased: Tensor  # residuals (tracks, hits, 2) [cm]
-    unbiased: Tensor  # NaN where the other hits do not determine the track (tracks, hits, 2) [cm]
+    unbiased: Tensor  # NaN where the track is known to no `LEAST_KNOWN` without it (tracks, hits, 2) [cm]
     expected: Tensor  # width of these (tracks, hits, 2) [cm]
     sums: tuple[float, float, float]  # Σ χ², the vertex' part of it, and Σ ν, with the tracks' weights
     pairs: tk.Pairs
@@ -168,8 +171,8 @@ class TrackFitter:
         sums = float(all_), float(of_vertex), float((ndf * weight).sum())
         return FittedTracks(
             batch, total, ndf, weight, batch.is_hit & used[:, None],
-            torch.from_numpy(found.biased), torch.from_numpy(found.unbiased),
-            torch.from_numpy(found.expected), sums, pairs,
+            torch.from_numpy(found.biased),
+            *told(torch.from_numpy(found.unbiased), torch.from_numpy(found.expected), batch), sums, pairs,
             torch.from_numpy(found.pair).unflatten(1, (2, 2)),
             torch.from_numpy(found.pair_covariance), free,
         )  # fmt: skip
@@ -183,9 +186,19 @@ class TrackFitter:
         sums = _sums(chi2)
         total = torch.where(chi2.fit.ok, chi2.track + chi2.vertex, torch.nan)
         return FittedTracks(
-            batch, total, chi2.ndf, chi2.weight, chi2.used_hits, path_residual(loss, chi2), left.residual,
-            left.expected, sums, pairs, pair, covariance, None,
+            batch, total, chi2.ndf, chi2.weight, chi2.used_hits, path_residual(loss, chi2),
+            *told(left.residual, left.expected, batch), sums, pairs, pair, covariance, None,
         )  # fmt: skip
+
+
+def told(residual: Tensor, expected: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Unbiased residuals and their expected widths (tracks, hits, 2); NaN beyond `LEAST_KNOWN`, both of them.
+
+    Where a track hardly has a curvature or a dip without the hit, it misses it by centimetres or metres; few
+    such hits would make all of an r.m.s. and of a mean.
+    """
+    known = (expected <= LEAST_KNOWN * batch.sigma).all(-1, keepdim=True)
+    return torch.where(known, residual, torch.nan), torch.where(known, expected, torch.nan)
 
 
 def accepted(chi2: Chi2, max_chi2_per_ndf: float | None) -> Chi2:

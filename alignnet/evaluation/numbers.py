@@ -167,7 +167,7 @@ def _kinds(detector: Detector, decays: Mapping[str, Decay]) -> dict[str, Kind]:
     """What is added up in each geometry on its own, what it takes, and whether it needs a field."""
     b_z = detector.b_z
     return {
-        "vertex": (lambda: VertexNumbers(b_z), lambda p, n: (p.free(n), p.batch, p.true_vertex), True),
+        "vertex": (lambda: VertexNumbers(b_z), lambda p, n: (p.used(n), p.batch, p.true_vertex), True),
         "fit": (FitQuality, lambda p, n: (p.fitted[n],), False),
         "surface": (lambda: SurfaceMaps(detector), lambda p, n: (p.fitted[n],), False),
         "overlaps": (lambda: Overlaps(detector), lambda p, n: (p.fitted[n],), False),

@@ -127,7 +127,7 @@ def truth_recovery(
 
 @styled
 def residuals_per_layer(residuals: Mapping[str, Any], coordinates: Sequence[str] = ("u", "v")) -> Figure:
-    """Mean and width of the unbiased residuals of each layer, before and after, and the width to expect.
+    """Mean of the unbiased residuals of each layer, and the ± of 0 that holds 68 % of them, with that to expect.
 
     Args:
         residuals: `residuals` of `alignnet.evaluation.residuals.residual_metrics`.
@@ -142,15 +142,16 @@ def residuals_per_layer(residuals: Mapping[str, Any], coordinates: Sequence[str]
         for name, prefix in (("before", "unbiased_before_"), ("after", "unbiased_")):
             if f"{prefix}mean_um" in rows[0]:
                 upper.plot(layers, numbers([r[f"{prefix}mean_um"] for r in rows]), label=name, **STYLE[name])
-                lower.plot(layers, numbers([r[f"{prefix}width_um"] for r in rows]), label=name, **STYLE[name])
-        expected = [row["expected_unbiased_width_um"] for row in rows]
+                within = [r.get(f"{prefix}within_um") for r in rows]  # runs of earlier versions have none
+                lower.plot(layers, numbers(within), label=name, **STYLE[name])
+        expected = [row.get("expected_unbiased_within_um") for row in rows]
         lower.plot(layers, numbers(expected), label="expected", **wide_dashes("expected"))
         upper.axhline(0, color="0.75", linewidth=0.8, zorder=0)
         upper.set_title(f"unbiased residuals in {coordinate}")
         lower.set_xlabel("layer")
         layer_axis(lower, layers)
     axes[0, 0].set_ylabel("mean [µm]")
-    axes[1, 0].set_ylabel("standard deviation [µm]")
+    axes[1, 0].set_ylabel("68 % are within ± [µm]")
     log_micrometres(axes[1, 0])
     legend_above(axes[1, 0])
     return figure

@@ -7,7 +7,10 @@
   detector that is where the fit believes it is.
 
 Widths are standard deviations. Core widths are half the central 68.27 % interval, which wrong matches do not
-widen.
+widen. Unbiased residuals scatter by far more for slow tracks, and for the outermost hits, than for others: what
+lies *within*, the ± of zero that holds 68.27 % of the hits, is what a layer is judged by, against the same of
+Gaussians with the expected widths. Hits are those of tracks with weight in the cost, and unbiased residuals of
+those that the track is known for without the hit (`fitted_tracks.LEAST_KNOWN`).
 """
 
 from __future__ import annotations
@@ -74,6 +77,11 @@ class Spread:
         """Half the central 68.27 % interval (groups, 2)."""
         return self.histogram.core_width()
 
+    @property
+    def within(self) -> Tensor:
+        """68.27 % of the hits lie within ± this of 0 (groups, 2)."""
+        return self.histogram.within()
+
 
 @dataclass
 class ResidualSummary:
@@ -105,6 +113,11 @@ class ResidualSummary:
         """R.m.s. of the expected widths of unbiased residuals (layers, 2)."""
         count, _, square = self.expected.sums.sums.unbind(-1)
         return (square / count).sqrt()
+
+    @property
+    def expected_within(self) -> Tensor:
+        """± of zero that should hold 68.27 % of the unbiased residuals (layers, 2)."""
+        return self.expected.histogram.within_of_widths()
 
     @property
     def sensor_table(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -213,11 +226,15 @@ def residual_metrics(
 
 def _row(after: ResidualSummary, before: ResidualSummary | None, i: int, k: int) -> dict[str, Any]:
     row: dict[str, Any] = {"n_hits": round(float(after.biased.count[i]))}
+    row["n_hits_unbiased"] = round(float(after.unbiased.count[i]))
     row |= _widths("", after.biased, i, k) | _widths("unbiased_", after.unbiased, i, k)
+    row["unbiased_within_um"] = number(after.unbiased.within[i, k] / UM)
     row["expected_unbiased_width_um"] = number(after.expected_width[i, k] / UM)
+    row["expected_unbiased_within_um"] = number(after.expected_within[i, k] / UM)
     row["pull_width"] = number(after.pull.width[i, k])
     row["pull_core_width"] = number(after.pull.core_width[i, k])
     if before is not None:
+        row["unbiased_before_within_um"] = number(before.unbiased.within[i, k] / UM)
         row |= _widths("before_", before.biased, i, k) | _widths("unbiased_before_", before.unbiased, i, k)
     return row
 

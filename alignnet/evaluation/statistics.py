@@ -27,6 +27,8 @@ _INSIDE = math.erf(WINDOW / math.sqrt(2))
 CORE_VARIANCE = 1 - 2 * WINDOW * _DENSITY / _INSIDE
 """Mean square of a Gaussian of width 1 within its core."""
 
+_CENTRAL = 0.682689  # of a Gaussian within one standard deviation
+
 
 @dataclass(frozen=True)
 class Core:
@@ -104,6 +106,23 @@ class Histogram:
     def core_width(self) -> Tensor:
         """Half the central 68.27 % interval (groups, 2); of a Gaussian, its standard deviation."""
         return 0.5 * (self.quantile(0.841345) - self.quantile(0.158655))
+
+    def within(self) -> Tensor:
+        """68.27 % of the values lie within ± this of 0 (groups, 2); of a Gaussian about 0, its width."""
+        folded = Histogram(len(self.counts), self.scale, self.edges[-1].item(), self.step)
+        folded.counts[..., self.half :] = self.counts[..., self.half :] + self.counts[..., : self.half].flip(-1)
+        return folded.quantile(_CENTRAL)
+
+    def within_of_widths(self) -> Tensor:
+        """The same (groups, 2) of values of which each is Gaussian about 0, with the widths counted here."""
+        width = (0.5 * (self.edges[1:] + self.edges[:-1])).clamp_min(1e-300)
+        part = self.counts / self.counts.sum(-1, keepdim=True)
+        low, high = torch.zeros(part.shape[:-1], dtype=torch.float64), width[-1].expand(part.shape[:-1])
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            inside = (part * torch.erf(middle[..., None] / (2**0.5 * width))).sum(-1)
+            low, high = torch.where(inside < _CENTRAL, middle, low), torch.where(inside < _CENTRAL, high, middle)
+        return torch.where(part.isfinite().all(-1), middle, torch.nan)
 
 
 def number(value: float | Tensor) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -42,6 +42,11 @@ class Passed:
         found = self.fitted[name].free
         assert found is not None
         return found
+
+    def used(self, name: str) -> FreeTracks:
+        """The same; usable are only those that have weight in the cost."""
+        free = self.free(name)
+        return replace(free, usable=free.usable & (self.fitted[name].weight > 0))
 
     def points(self, name: str) -> Tensor:
         """Measured positions (tracks, hits, 3) [cm]."""

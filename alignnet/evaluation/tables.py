@@ -134,29 +134,22 @@ def volume_level_table(volumes: Mapping[str, Any]) -> Table:
 
 
 def residual_table(residuals: Mapping[str, Any]) -> Table:
-    """Unbiased residuals of each layer [µm]: r.m.s. before and after, the one to expect, and the pulls'."""
-    table = _table("Unbiased residuals, r.m.s. about zero [µm]", "layer", "hits")
+    """Unbiased residuals of each layer [µm]: ± of 0 that holds 68 % of them, the one to expect, and pulls."""
+    table = _table("Unbiased residuals, 68 % within ± [µm] of 0", "layer", "hits")
     kinds = {
-        "before": "unbiased_before_width_um",
-        "after": "unbiased_width_um",
-        "expected": "expected_unbiased_width_um",
-        "pull": "pull_width",
+        "before": "unbiased_before_within_um",
+        "after": "unbiased_within_um",
+        "expected": "expected_unbiased_within_um",
+        "pull": "pull_core_width",
     }
     kinds = {kind: key for kind, key in kinds.items() if _has(residuals, key)}
     for coordinate in "uv":
         for i, kind in enumerate(kinds):
             _column(table, coordinate if i == 0 else "", kind)
     for name, row in residuals.items():
-        values = [_short(_about_zero(row[c], key)) for c in "uv" for key in kinds.values()]
+        values = [_short(row[c].get(key)) for c in "uv" for key in kinds.values()]
         table.add_row(name.removeprefix("layer"), f"{row['u']['n_hits']:,}", *values)
     return table
-
-
-def _about_zero(row: Mapping[str, Any], key: str) -> float | None:
-    """A width with the mean that belongs to it, in quadrature; other numbers as they are."""
-    value = row.get(key)
-    mean = row.get(key.replace("_width_", "_mean_")) if key.startswith("unbiased_") else None
-    return value if value is None or mean is None else math.hypot(value, mean)
 
 
 def dca_table(dca: Mapping[str, Mapping[str, Sequence[Any]]], coordinate: str = "xy") -> Table:

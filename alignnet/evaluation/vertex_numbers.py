@@ -1,6 +1,7 @@
 """Where events' vertices are, how far they spread, and how well they are known, in one geometry.
 
-The vertex of an event is fitted from its tracks (`impact.vertices`). Its error is that of the fit; where the
+The vertex of an event is fitted from those of its tracks that have weight in the cost (`impact.vertices`), as
+others are mostly of decays and of matter. Its error is that of the fit; where the
 true one is known, or the file gives one that does not depend on the tracks, differences to it say how right
 that is.
 """

@@ -22,6 +22,7 @@ determined: many priors of single volumes say together that no mode moves them a
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -118,6 +119,28 @@ def mode_metrics(
         if injected is not None:
             rows[name] |= _recovered(float(injected[i]), float(found[i]), sigma)
     return {"aim_um": aim / UM, "modes": rows}
+
+
+def with_truth(
+    found: Mapping[str, Any], detector: Detector, aligned: Tensor, before: Tensor, truth: Tensor
+) -> dict[str, Any]:
+    """Weak modes as metrics.json has them, of a run that knew no truth, with what that says of them.
+
+    Args:
+        found: of `mode_metrics`.
+        detector: the nominal places.
+        aligned: sensors that count (sensors,).
+        before: local six of the start (sensors, 6).
+        truth: the true ones (sensors, 6).
+    """
+    amplitudes = ModeAmplitudes(detector, aligned)
+    injected = dict(zip(amplitudes.names, (amplitudes(truth) - amplitudes(before)).tolist(), strict=True))
+    rows = {name: dict(row) for name, row in found["modes"].items()}
+    for name in rows.keys() & injected.keys():
+        row, sigma = rows[name], rows[name]["sigma_um"]
+        error = math.inf if sigma is None else sigma * UM
+        row |= _recovered(injected[name], row["found_um"] * UM, error)
+    return {**found, "modes": rows}
 
 
 def _recovered(injected: float, found: float, sigma: float) -> dict[str, float | None]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import re
 
+import pytest
 import torch
-from hierarchy_numbers import DETECTOR, SIX, STAVES, UM, volumes, weak_modes
+from hierarchy_numbers import DETECTOR, EVERYONE, SIX, STAVES, UM, volumes, weak_modes
 from rich.console import Console
 
 from alignnet.evaluation import tables
 from alignnet.evaluation.report import hierarchy_sections
 from alignnet.evaluation.report.report import Report
 from alignnet.evaluation.volumes import LARGEST
+from alignnet.evaluation.weak_modes import with_truth
+from alignnet.geometry.misalign import Composed, WeakMode
 
 
 def printed(table):
@@ -42,6 +45,18 @@ def test_recovered_parts_are_found_over_injected_where_that_is_clear():
     assert curl["recovered"] is None
     assert curl["sigma_um"] is None
     assert (radial["verdict"], curl["verdict"]) == ("seen", "invisible")
+
+
+def test_a_truth_that_comes_later_says_the_same():
+    whole = weak_modes()
+    known = ("injected_um", "residual_um", "recovered")
+    without = {n: {k: v for k, v in row.items() if k not in known} for n, row in whole["modes"].items()}
+    truth = Composed([WeakMode("radial", 50 * UM), WeakMode("twist", 1 * UM)])(DETECTOR)
+    found = with_truth(whole | {"modes": without}, DETECTOR, EVERYONE, torch.zeros_like(truth), truth)
+    assert found["aim_um"] == whole["aim_um"]
+    for name, row in whole["modes"].items():
+        assert found["modes"][name] == pytest.approx(row, rel=1e-9, abs=1e-9)
+    assert "injected_um" not in without["radial"]
 
 
 def test_tables_and_sections_say_what_was_found():

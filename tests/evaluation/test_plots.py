@@ -134,8 +134,8 @@ def test_residuals_per_layer_shows_means_and_widths(summaries: dict[str, Any]) -
     figure = plots.residuals_per_layer(metrics)
     lower = {line.get_label(): line.get_ydata() for line in figure.axes[3].get_lines()}
     rows = [row["v"] for row in metrics.values()]
-    np.testing.assert_allclose(lower["before"], [row["unbiased_before_width_um"] for row in rows])
-    np.testing.assert_allclose(lower["expected"], [row["expected_unbiased_width_um"] for row in rows])
+    np.testing.assert_allclose(lower["before"], [row["unbiased_before_within_um"] for row in rows])
+    np.testing.assert_allclose(lower["expected"], [row["expected_unbiased_within_um"] for row in rows])
     assert drawn(figure)
     assert drawn(plots.residuals_per_layer(residual_metrics(summaries["after"])["residuals"]))
 

@@ -58,3 +58,19 @@ def test_a_histogram_counts_what_is_beyond_its_range_and_leaves_out_what_is_no_n
     assert histogram.counts.sum(-1).tolist() == [[1.0, 3.0]]
     assert histogram.counts[0, 0, -1] == 1
     assert histogram.counts[0, 1, 0] == 1
+
+
+def test_what_lies_within_is_the_same_of_values_and_of_their_widths() -> None:
+    random = torch.Generator().manual_seed(4)
+    width = 10 ** (torch.rand(300_000, 2, generator=random, dtype=torch.float64) * 3 - 4)
+    values = width * torch.randn(300_000, 2, generator=random, dtype=torch.float64)
+    of_values, of_widths = (Histogram(2, scale=2e-4, largest=2.0) for _ in range(2))
+    group = torch.zeros(300_000, dtype=torch.int64)
+    of_values.add(values, group)
+    of_widths.add(width, group)
+    exact = values.abs().quantile(0.682689, dim=0)
+    torch.testing.assert_close(of_values.within()[0], exact, rtol=0.005, atol=0)
+    torch.testing.assert_close(of_widths.within_of_widths()[0], exact, rtol=0.01, atol=0)
+    assert of_widths.within_of_widths()[1].isnan().all()
+    of_values.add(values + 0.5, group + 1)  # an offset counts
+    assert (of_values.within()[1] > 0.5).all()

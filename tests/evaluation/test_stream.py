@@ -17,15 +17,16 @@ from alignnet.data.root_write import write_simulation
 from alignnet.data.simulate import Simulation
 from alignnet.data.sources import ParticleGun
 from alignnet.data.tracks import Tracks
-from alignnet.evaluation import stream
+from alignnet.evaluation import fitted_tracks, stream
 from alignnet.evaluation.fit_quality import FitQuality
-from alignnet.evaluation.fitted_tracks import TrackFitter
+from alignnet.evaluation.fitted_tracks import FittedTracks, TrackFitter
 from alignnet.evaluation.overlap_pairs import pairs_of
 from alignnet.evaluation.overlaps import Overlaps
 from alignnet.evaluation.places import Places
 from alignnet.evaluation.summary import Evaluation
 from alignnet.geometry.detector import Detector
 from alignnet.loss.chi2 import HelixChi2
+from alignnet.loss.robust import TrackWeights
 
 UM = 1e-4
 SMALL = barrel(radii=(2.5, 4.0, 7.0, 11.0, 15.0))
@@ -161,7 +162,7 @@ def test_a_stave_believed_off_by_some_micrometres_shows_in_its_overlaps_by_as_mu
     assert np.array_equal(before.pair, after.pair)
     for row in np.flatnonzero(before.moments[:, 0, 0] > 5).tolist():
         a, b = divmod(int(before.pair[row]), len(names))
-        means = [one.moments[row, 0, 1] / one.moments[row, 0, 0] / UM for one in (before, after)]
+        means = [one.moments[row, 0, 2] / one.moments[row, 0, 1] / UM for one in (before, after)]
         change[names[a], names[b]] = means[1] - means[0]
     name = names[mine]
     ours = {pair: value for pair, value in change.items() if name in pair}
@@ -213,3 +214,46 @@ def test_a_misalignment_heaps_p_values_up_at_zero(detector, many, nominal, layer
     assert found[0]["p_value_below_1_percent"] < 0.02
     assert found[1]["p_value_below_1_percent"] > 0.1
     assert found[1]["p_value_ks_distance"] > 5 * found[0]["p_value_ks_distance"]
+
+
+def test_slow_tracks_that_edges_select_hardly_move_the_mean(detector):
+    """Of tracks bent by Δ towards the outer sensor more have both hits: ⟨Δ⟩ is ⟨Δ²⟩ over the overlap's width."""
+    found, rng, width = Overlaps(detector), np.random.default_rng(3), 1000 * UM
+    sigma = np.where(rng.random((4000, 1)) < 0.1, 300 * UM, 10 * UM) * np.ones(2)
+    values = 3 * UM + sigma * rng.standard_normal((4000, 2)) - sigma**2 / width
+    rows = [int((detector.layer == 2).nonzero()[0]), int((detector.layer == 2).nonzero()[-1])]
+    sensors = (torch.full((4000,), row) for row in rows)
+    found._add(torch.from_numpy(values), torch.from_numpy(sigma**2), *sensors)
+    for c, column in zip("uv", values.T, strict=True):
+        row = found.metrics()["layer2"][c]
+        assert column.mean() / UM < -3
+        assert row["mean_um"] == pytest.approx(3, abs=4 * row["mean_error_um"])
+        assert row["mean_error_um"] == pytest.approx(10 / np.sqrt(3600), rel=0.1)
+
+
+def test_vertices_are_those_of_tracks_with_weight_in_the_cost(tracks):
+    """Tracks with a false hit, which the cost cuts, do not move a vertex."""
+    uv = tracks.uv.copy()
+    wrong = np.flatnonzero(np.arange(len(tracks)) % 4 == 0)
+    uv[tracks.offset[wrong]] += 0.2
+    found = [
+        numbers_of(evaluation_of(replace(tracks, uv=uv), loss=loss, numbers=("vertex",)))
+        for loss in (HelixChi2(SMALL), HelixChi2(SMALL, weights=TrackWeights("cut", threshold=5**0.5)))
+    ]
+    width = [one["vertex/vertex/ideal/x/to_truth_width_um"] for one in found]
+    assert width[1] < 0.3 * width[0]
+
+
+def test_hits_without_which_a_track_is_hardly_known_have_no_unbiased_residual(tracks, monkeypatch):
+    def fitted(limit: float) -> FittedTracks:
+        monkeypatch.setattr(fitted_tracks, "LEAST_KNOWN", limit)
+        return evaluation_of(tracks).stream().passed(0)[0].fitted["ideal"]
+
+    every, some = fitted(1e9), fitted(10.0)
+    far = (every.expected > 10 * some.batch.sigma).any(-1) | every.expected.isnan().any(-1)
+    assert 0.01 < (far & some.used_hits).sum() / some.used_hits.sum() < 0.5
+    for name in ("unbiased", "expected"):
+        one, other = getattr(every, name), getattr(some, name)
+        assert torch.equal(other.isnan().all(-1) & some.used_hits, far & some.used_hits)
+        assert torch.equal(other[~far & some.used_hits], one[~far & some.used_hits])
+    assert torch.equal(every.biased[some.used_hits], some.biased[some.used_hits])

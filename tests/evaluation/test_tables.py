@@ -14,8 +14,8 @@ from alignnet.evaluation.tables import MISSING, show, terminal
 def metrics() -> dict[str, Any]:
     row = {"before_um": 123.4, "after_um": 1.2345, "limit_um": 0.9876, "efficiency": 0.8}
     residual = {
-        "n_hits": 1234567, "unbiased_before_width_um": 1234.5, "unbiased_width_um": 99.96,
-        "expected_unbiased_width_um": 9.999, "pull_width": 1.004,
+        "n_hits": 1234567, "unbiased_before_within_um": 1234.5, "unbiased_within_um": 99.96,
+        "expected_unbiased_within_um": 9.999, "pull_core_width": 1.004,
     }  # fmt: skip
     columns = {
         "pt_low": [0.2, 0.3], "pt_high": [0.3, 10.0], "n": [1234567, 3],

@@ -8,6 +8,7 @@ from typing import Any
 
 from alignnet.evaluation import plots
 from alignnet.evaluation.dca import TWO
+from alignnet.evaluation.fitted_tracks import LEAST_KNOWN
 from alignnet.evaluation.report.markup import Column, Html, element, folded, formula, joined, table
 from alignnet.evaluation.report.numbers import at, finite, known, short, span, whole
 from alignnet.evaluation.report.pictures import Picture, panels
@@ -102,7 +103,7 @@ def _dca_numbers(geometries: Mapping[str, Any], c: str, by: str, variable: str) 
 def residuals(report: Report) -> Html:
     """Unbiased residuals of each layer."""
     layers = at(report.metrics, "residuals")
-    if not layers or not any(finite(at(row, "u", "unbiased_width_um")) for row in layers.values()):
+    if not layers or not any(finite(at(row, "u", "unbiased_within_um")) for row in layers.values()):
         return Html("")
     pictures = [
         Picture(
@@ -111,8 +112,10 @@ def residuals(report: Report) -> Html:
         for c in "uv"
     ]
     caption = (
-        "Residuals against the track fitted without the hit, along u and v of the sensors, by layer: mean "
-        "and standard deviation. Marks of the expected width follow from resolution and scattering alone."
+        "Residuals against the track fitted without the hit, along u and v of the sensors, by layer: mean, "
+        "and the ± of zero that holds 68 % of them. Marks of what is expected follow from resolution and "
+        "scattering alone. Hits are those of tracks with weight in the cost; left out are those that the "
+        f"track is known for without them to more than {LEAST_KNOWN:g} times their resolution."
     )
     return joined(
         [
@@ -125,21 +128,24 @@ def residuals(report: Report) -> Html:
 def _residual_finding(layers: Mapping[str, Any], c: str) -> str:
     after, before, pull = (
         known(at(row, c, key) for row in layers.values())
-        for key in ("unbiased_width_um", "unbiased_before_width_um", "pull_width")
+        for key in ("unbiased_within_um", "unbiased_before_within_um", "pull_core_width")
     )
     was = f" (before: {span(before)} µm)" if before else ""
     means = known(at(row, c, "unbiased_mean_um") for row in layers.values())
     return (
-        f"Unbiased residuals along {c}: means within {short(max(map(abs, means)), 2)} µm of 0, widths "
-        f"{span(after)} µm{was}, pulls of width {span(pull, 3)}, over {len(layers)} layers."
+        f"Unbiased residuals along {c}: means within {short(max(map(abs, means)), 2)} µm of 0, 68 % "
+        f"within {span(after)} µm{was}, pulls of width {span(pull, 3)}, over {len(layers)} layers."
     )
 
 
 def _residual_numbers(layers: Mapping[str, Any], c: str) -> Html:
     wanted = {
         "mean, before [µm]": "unbiased_before_mean_um", "mean, after [µm]": "unbiased_mean_um",
-        "width, before [µm]": "unbiased_before_width_um", "width, after [µm]": "unbiased_width_um",
-        "expected [µm]": "expected_unbiased_width_um", "pull": "pull_width", "pull, core": "pull_core_width",
+        "68 % within ±, before [µm]": "unbiased_before_within_um",
+        "68 % within ±, after [µm]": "unbiased_within_um",
+        "expected [µm]": "expected_unbiased_within_um", "r.m.s. [µm]": "unbiased_width_um",
+        "expected r.m.s. [µm]": "expected_unbiased_width_um",
+        "pull": "pull_width", "pull, core": "pull_core_width",
     }  # fmt: skip
     columns = [Column("layer", True), Column("hits"), *map(Column, wanted)]
     rows = [

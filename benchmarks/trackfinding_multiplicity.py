@@ -1,8 +1,9 @@
 """Trains the 3D architectures on events of 1 to 50 background tracks and compares them at each number.
 
-    python benchmarks/trackfinding_multiplicity.py [FOLDER]
+    python benchmarks/trackfinding_multiplicity.py [FOLDER [TIMES]]
 
-Runs of a minute or two each go to FOLDER (outputs/trackfinding/multiplicity); those that are there stay.
+Runs go to FOLDER (outputs/trackfinding/multiplicity); those that are there stay. They take half a minute of a
+core each, in which only attention over lines learns what there is to learn; TIMES as many events take longer.
 What is found becomes docs/trackfinding_multiplicity.json, a picture and tables of docs/trackfinding.md.
 """
 
@@ -25,27 +26,27 @@ COMMON = (
     f"toy.background={BACKGROUNDS}", f"test_backgrounds={BACKGROUNDS}", "data.validation=256",
     "data.test=1024", "trainer.max_epochs=4",
 )  # fmt: skip
-NARROW = ("system.hidden=512", "data.events=4096")
-ARCHITECTURES = {
-    "attention over lines": ("line_planes", "data.events=2048"),
-    "LSTM": ("c1", *NARROW, "system.next_layer=false"),
-    "next-layer LSTM": ("c1", *NARROW),
-    "deep LSTM": ("c2", *NARROW),
-    "next-layer deep LSTM": ("c4", *NARROW),
-    "bidirectional LSTM": ("c3", "data.events=8192"),
-    "3D convolutions": ("c6", "data.events=768"),
-    "3D autoencoder": ("c7", "data.events=2560"),
+NARROW = "system.hidden=512"
+ARCHITECTURES: dict[str, tuple[str, int, *tuple[str, ...]]] = {
+    "attention over lines": ("line_planes", 2048),
+    "LSTM": ("c1", 4096, NARROW, "system.next_layer=false"),
+    "next-layer LSTM": ("c1", 4096, NARROW),
+    "deep LSTM": ("c2", 4096, NARROW),
+    "next-layer deep LSTM": ("c4", 4096, NARROW),
+    "bidirectional LSTM": ("c3", 8192),
+    "3D convolutions": ("c6", 768),
+    "3D autoencoder": ("c7", 2560),
 }
-"""Row and options of each; hidden units are 512 where the published comparison had as many."""
+"""Row, events of an epoch, options; hidden units are 512 where the published comparison had as many."""
 
 
-def main(folder: Path) -> None:
-    """Train what is missing, and write."""
+def main(folder: Path, times: float = 1) -> None:
+    """Train what is missing, with so many times the events, and write."""
     runs = {name: folder / name.replace(" ", "_") for name in ARCHITECTURES}
-    for k, (name, (row, *options)) in enumerate(ARCHITECTURES.items()):
+    for k, (name, (row, events, *options)) in enumerate(ARCHITECTURES.items()):
         if not (runs[name] / "metrics.json").is_file():
             once = () if k == 0 else ("baselines=none",)  # the same events for all: one run has them
-            train(runs[name], row, *COMMON, *options, *once)
+            train(runs[name], row, *COMMON, f"data.events={round(events * times)}", *options, *once)
     systems = comparison(runs)
     with replacing(DOCS / "trackfinding_multiplicity.json") as temporary:
         temporary.write_text(json.dumps(systems, indent=1) + "\n", encoding="utf-8")
@@ -80,4 +81,5 @@ def write_tables(systems: Comparison) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else REPOSITORY / "outputs" / "trackfinding" / "multiplicity")
+    default = REPOSITORY / "outputs" / "trackfinding" / "multiplicity"
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else default, *map(float, sys.argv[2:]))

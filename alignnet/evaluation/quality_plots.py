@@ -94,9 +94,8 @@ def surface_map(surface: Mapping[str, Any], name: str = "after") -> Figure:
                 cmap="RdBu_r",
                 norm=Normalize(-edge, edge),
             )
-            axis.set_title(
-                f"layer {layer.removeprefix('layer')}, {c}, ±{float(f'{edge:.2g}'):g} µm", fontsize=8
-            )
+            of, size = layer.removeprefix("layer"), float(f"{edge:.2g}")
+            axis.set_title(f"layer {of}, {c}, ±{size:g} µm", fontsize=8)
     figure.supxlabel("u over half the active width", fontsize=10)
     figure.supylabel("v over half the active length", fontsize=10)
     figure.suptitle(f"unbiased residuals, {name}", fontsize=10)

@@ -1,6 +1,6 @@
 """Tables of an evaluation for the terminal, from the numbers of metrics.json.
 
-They fit in 80 columns unless their numbers are very large, and are plain text where the output is no terminal.
+They fit in 80 columns, unless their numbers are very large, and are plain text where there is no terminal.
 """
 
 from __future__ import annotations
@@ -201,9 +201,10 @@ def _number_of(n: int) -> str:
 
 def _print(console: Console, table: Table) -> None:
     """A table as wide as it must be, even where that is wider than the terminal: no number is cut."""
-    free = console.options.update(width=_WIDEST)
-    needed = console.measure(table, options=free).maximum
-    console.print(table, width=max(needed, console.width), crop=False)
+    needed = console.measure(table, options=console.options.update(width=_WIDEST)).maximum
+    usual, console.width = console.width, max(needed, console.width)
+    console.print(table)
+    console.width = usual
 
 
 def _short(value: float | None) -> str:

@@ -25,8 +25,9 @@ def fit(report: Report) -> Html:
     finding = "Distance of the p-values' distribution to a flat one: " + _each(far)
     picture = Picture("fit", partial(quality_plots.fit_quality, found), finding)
     caption = (
-        "χ²/ndf and p-values of the tracks. Where errors of hits and scattering are right and sensors in "
-        "their places, p-values are flat; KS is the Kolmogorov–Smirnov distance to that."
+        "χ²/ndf and p-values of the tracks that have weight in the cost. Where errors of hits and scattering "
+        "are right and sensors in their places, p-values are flat; KS is the Kolmogorov–Smirnov distance to "
+        "that."
     )
     columns = [Column("geometry", True), Column("tracks"), Column("KS distance"), Column("p < 1 % [%]")]
     rows = [
@@ -149,11 +150,19 @@ def vertices(report: Report) -> Html:
     }  # fmt: skip
     columns = [Column("", True), Column("geometry", True), Column("events"), *map(Column, shown)]
     rows = [
-        [c, name, whole(one["n_events"]), *(short(at(one, c, key)) for key in shown.values())]
+        [c, name, whole(one["n_events"]), *_vertex_cells(table_of(one, c), list(shown.values()))]
         for c in "xyz"
         for name, one in found.items()
     ]
-    return table("Vertices fitted to the tracks of an event", columns, rows)
+    return table("Vertices fitted to the tracks of an event that have weight in the cost", columns, rows)
+
+
+def _vertex_cells(row: Mapping[str, Any], keys: list[str]) -> list[str]:
+    """Numbers in words, the mean and its error with as many decimals."""
+    cells = {key: short(row.get(key)) for key in keys}
+    pair = ("mean_um", "mean_error_um")
+    mean = dict(zip(pair, alike(*map(row.get, pair)), strict=True))
+    return [mean.get(key, cell) for key, cell in cells.items()]
 
 
 def decays(report: Report) -> Html:
@@ -176,15 +185,14 @@ def decays(report: Report) -> Html:
         for name in names if physics_plots.has_peak(found, name)
         for title in [_DECAYS.get(name, name)]
     ]  # fmt: skip
-    wanted = ("mean", "mean_error", "width", "width_error")
     columns = [Column("decay", True), Column("geometry", True)]
     columns += [Column(words) for words in ("mean [MeV/c²]", "±", "width [MeV/c²]", "±")]
     rows = [
         [
             formula(_DECAYS.get(name, name)),
             geometry,
-            *alike(*(_peak(one[name], k) for k in wanted[:2]), 5),
-            *alike(*(_peak(one[name], k) for k in wanted[2:])),
+            *alike(_peak(one[name], "mean"), _peak(one[name], "mean_error"), 5),
+            *alike(_peak(one[name], "width"), _peak(one[name], "width_error")),
         ]
         for name in names
         for geometry, one in found.items()

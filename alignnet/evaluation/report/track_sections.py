@@ -14,6 +14,7 @@ from alignnet.evaluation.report.numbers import alike, at, finite, known, short, 
 from alignnet.evaluation.report.pictures import Picture, panels
 from alignnet.evaluation.report.report import Report
 from alignnet.evaluation.report.rules_physics import dca as dca_rule
+from alignnet.evaluation.style import LINEAR_UM
 
 _VARIABLES = {
     "pt": "p_T [GeV/c]", "phi": "φ [rad]", "eta": "η", "charge": "charge",
@@ -64,7 +65,7 @@ def _dca(key: str, by: str, geometries: Mapping[str, Any], spoken: list[str]) ->
         f"Mean, width and width over that of the reference in bins of {variable}: Gaussian core, {names}. "
         "Bars are standard errors; tracks of one event count together. All tracks are in, also those without "
         "weight in the cost. Means that differ much are on an axis that is linear to "
-        f"±{plots.LINEAR_UM:g} µm, and logarithmic beyond."
+        f"±{LINEAR_UM:g} µm, and logarithmic beyond."
     )
     numbers = [_dca_numbers(geometries, c, by, variable) for c in ("xy", "z")]
     bins = f"in bins of {variable}"

@@ -161,7 +161,7 @@ def _vertex_cells(row: Mapping[str, Any], keys: list[str]) -> list[str]:
     """Numbers in words, the mean and its error with as many decimals."""
     cells = {key: short(row.get(key)) for key in keys}
     pair = ("mean_um", "mean_error_um")
-    mean = dict(zip(pair, alike(*map(row.get, pair)), strict=True))
+    mean = dict(zip(pair, alike(row.get("mean_um"), row.get("mean_error_um")), strict=True))
     return [mean.get(key, cell) for key, cell in cells.items()]
 
 

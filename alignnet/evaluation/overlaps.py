@@ -5,9 +5,10 @@ fit together, along +φ (u) and +z (v); predicted minus measured, as all residua
 staves really stands δ further along φ than it is believed to, its mean is δ. What moves both alike drops out.
 
 A slow track scatters between two staves by hundreds of micrometres, a fast one by less than the resolution.
-A track that is bent by Δ towards the outer sensor hits it from Δ before its edge on: of those with both hits the
-mean is ⟨Δ²⟩ over the width of the overlap, always with the same sign, even where every sensor is in its place
-(ITS2: 19 µm below 0.15 GeV/c). So means are weighted with the inverse of the expected variances, w = 1/σ²:
+A track that is scattered by Δ towards the outer sensor hits it from Δ before its edge on: of those with both
+hits the mean is ⟨Δ²⟩ over the width of the overlap, always with one sign, even where every sensor is in its
+place (ITS2: 19 µm below 0.15 GeV/c). So means are weighted with the inverse of the expected variances,
+w = 1/σ²:
 
     m = Σ w d / Σ w  ±  √( Σ w (d − m)² / (n − 1) / Σ w )
 """

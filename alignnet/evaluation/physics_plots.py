@@ -23,10 +23,16 @@ def physics_figures(metrics: Mapping[str, Any]) -> dict[str, Figure]:
     """Every figure of this file that metrics.json has the numbers for, by the name of its picture."""
     decays = metrics.get("decays") or {}
     names: Mapping[str, Any] = next(iter(decays.values()), {})
-    figures = {f"mass_{name}": mass(decays, name) for name in names}
+    figures = {f"mass_{name}": mass(decays, name) for name in names if has_peak(decays, name)}
     if metrics.get("monitor"):
         figures["monitor"] = monitor(metrics["monitor"])
     return figures
+
+
+def has_peak(decays: Mapping[str, Mapping[str, Any]], name: str) -> bool:
+    """Whether a decay's peak was found in any geometry; without one there is nothing to draw against p_T."""
+    rows = [one[name].get("all") or {} for one in decays.values() if name in one]
+    return any(value is not None for row in rows for value in row.get("mean_mev", ()))
 
 
 @styled
@@ -55,6 +61,7 @@ def mass(decays: Mapping[str, Mapping[str, Any]], name: str) -> Figure:
                 values, errors = (numbers(one[by][f"{part}{kind}_mev"]) for kind in ("", "_error"))
                 plain = STYLE[geometry] | {"linestyle": "none"}
                 axes[row, column].errorbar(middle, values, errors, **plain)
+            axes[1, column].set_xlim(np.nanmin(low), np.nanmax(high))
     whole.set(xlabel=f"mass of {_NAMES.get(name, name)} [MeV/$c^2$]", ylabel="pairs")
     legend_above(whole)
     axes[0, 1].set_ylabel("mean [MeV/$c^2$]")

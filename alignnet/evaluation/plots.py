@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from alignnet.evaluation.dca import TWO
 from alignnet.evaluation.maps import correction_map
 from alignnet.evaluation.residuals import ResidualSummary
 from alignnet.evaluation.style import (
     LEGEND,
+    LINEAR_UM,
     STYLE,
     epoch_axis,
     layer_axis,
     legend_above,
+    lin_log_micrometres,
     log_micrometres,
     log_momentum,
     margins,
@@ -127,7 +129,7 @@ def truth_recovery(
 
 @styled
 def residuals_per_layer(residuals: Mapping[str, Any], coordinates: Sequence[str] = ("u", "v")) -> Figure:
-    """Mean of the unbiased residuals of each layer, and the ± of 0 that holds 68 % of them, with that to expect.
+    """Unbiased residuals of each layer: mean, and the ± of 0 that holds 68 % of them, with that to expect.
 
     Args:
         residuals: `residuals` of `alignnet.evaluation.residuals.residual_metrics`.
@@ -297,27 +299,24 @@ def _spread_out(axis: Axes, table: Mapping[str, Any], value: str) -> None:
     small = max((size for name, size in sizes.items() if name != "before"), default=0.0)
     if sizes.get("before", 0.0) < 8 * max(small, 1.0):
         return
-    axis.set_yscale("symlog", linthresh=10, linscale=1.5)
-    every = np.concatenate([*values.values(), [-10.0, 10.0]])
-    low, high = 1.8 * np.nanmin(every), 1.8 * np.nanmax(every)
-    far = max(-low, high)
-    steps = (10.0**k * j for k in range(1, 6) for j in ((1, 2, 4) if far < 200 else (1,)))
-    beyond = [step for step in steps if step < far]
-    ticks = [t for t in (*(-step for step in beyond), -5, 0, 5, *beyond) if low < t < high]
-    axis.set_yticks(ticks, [f"{t:g}".replace("-", "−") for t in ticks])
-    axis.yaxis.set_minor_locator(NullLocator())
-    axis.set_ylim(low, high)
+    every = np.concatenate([*values.values(), [-LINEAR_UM, LINEAR_UM]])
+    lin_log_micrometres(axis, 1.8 * np.nanmin(every), 1.8 * np.nanmax(every))
 
 
 def _zoom_on_ratio(axis: Axes, table: Mapping[str, Any], c: str) -> None:
-    """Limits that hold all ratios but those of the geometry before the alignment."""
-    inner = [columns for name, columns in table.items() if name != "before"]
+    """Limits that hold all ratios; those of before the alignment only where nothing else is compared.
+
+    Without the truth the reference is after itself, whose ratio is 1 throughout.
+    """
+    reference = _reference(table, c)
+    others = [name for name in table if name not in ("before", reference)]
+    inner = [columns for name, columns in table.items() if name != "before" or not others]
     low, high = 0.95, 1.1
     for columns in inner:
         ratio, error = numbers(columns[f"width_ratio_{c}"]), numbers(columns[f"width_ratio_error_{c}"])
         low = min(low, float(np.nanmin(ratio - 1.3 * error, initial=low)))
         high = max(high, float(np.nanmax(ratio + 1.3 * error, initial=high)))
-    axis.set_ylim(low, min(high, 3.0))
+    axis.set_ylim(low, min(high, 3.0) if others else high)
 
 
 def _steps(axis: Axes, summary: ResidualSummary, i: int, k: int, name: str) -> None:

@@ -10,7 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from alignnet.evaluation.style import STYLE, layer_axis, legend_above, numbers, styled
+from alignnet.evaluation.style import (
+    STYLE,
+    layer_axis,
+    legend_above,
+    lin_log_micrometres,
+    numbers,
+    styled,
+)
 
 LEVELS = {"HalfBarrel": "half-barrel", "Stave": "stave"}
 """Whose volumes are few enough for a figure, and what they are called."""
@@ -24,7 +31,10 @@ def quality_figures(metrics: Mapping[str, Any]) -> dict[str, Figure]:
     if metrics.get("fit"):
         figures["fit_quality"] = fit_quality(metrics["fit"])
     if metrics.get("surface"):
-        figures["surface"] = surface_map(metrics["surface"])
+        figures |= {
+            "surface" if name == "after" else f"surface_{name}": surface_map(metrics["surface"], name)
+            for name in metrics["surface"]
+        }
     if metrics.get("overlaps") and any(one["staves"]["n"] for one in metrics["overlaps"].values()):
         figures["overlaps"] = overlaps(metrics["overlaps"])
     levels = metrics.get("residual_levels") or {}
@@ -84,7 +94,8 @@ def surface_map(surface: Mapping[str, Any], name: str = "after") -> Figure:
                 cmap="RdBu_r",
                 norm=Normalize(-edge, edge),
             )
-            axis.set_title(f"layer {layer.removeprefix('layer')}, {c}, ±{edge:.2g} µm", fontsize=8)
+            of, size = layer.removeprefix("layer"), float(f"{edge:.2g}")
+            axis.set_title(f"layer {of}, {c}, ±{size:g} µm", fontsize=8)
     figure.supxlabel("u over half the active width", fontsize=10)
     figure.supylabel("v over half the active length", fontsize=10)
     figure.suptitle(f"unbiased residuals, {name}", fontsize=10)
@@ -148,8 +159,7 @@ def volume_residuals(levels: Mapping[str, Any], level: str = "Stave") -> Figure:
         axis.axhline(0, color="0.75", linewidth=0.8, zorder=0)
         axis.set_ylabel(f"mean in {c} [µm]")
         if max(map(abs, axis.get_ylim())) > _FAR:
-            axis.set_yscale("symlog", linthresh=10)
-            axis.yaxis.set_major_formatter("{x:g}")
+            lin_log_micrometres(axis, *axis.get_ylim())
         _mark_layers(axis, volumes["layer"])
     axes[1].set_xticks(*_named(volumes["layer"], volumes.get("side")))
     axes[1].set_xlabel(f"{LEVELS.get(level, level)}s by layer, in the detector's order")

@@ -7,10 +7,10 @@
   detector that is where the fit believes it is.
 
 Widths are standard deviations. Core widths are half the central 68.27 % interval, which wrong matches do not
-widen. Unbiased residuals scatter by far more for slow tracks, and for the outermost hits, than for others: what
-lies *within*, the ± of zero that holds 68.27 % of the hits, is what a layer is judged by, against the same of
-Gaussians with the expected widths. Hits are those of tracks with weight in the cost, and unbiased residuals of
-those that the track is known for without the hit (`fitted_tracks.LEAST_KNOWN`).
+widen. Unbiased residuals of slow tracks scatter by far more than others: what lies *within*, the ± of zero
+that holds 68.27 % of the hits, is what a layer is judged by, against the same of Gaussians with the expected
+widths. Hits are those of tracks with weight in the cost; unbiased residuals are of those hits without which
+the track is still known (`fitted_tracks.LEAST_KNOWN`).
 """
 
 from __future__ import annotations

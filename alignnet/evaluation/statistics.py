@@ -110,7 +110,9 @@ class Histogram:
     def within(self) -> Tensor:
         """68.27 % of the values lie within ± this of 0 (groups, 2); of a Gaussian about 0, its width."""
         folded = Histogram(len(self.counts), self.scale, self.edges[-1].item(), self.step)
-        folded.counts[..., self.half :] = self.counts[..., self.half :] + self.counts[..., : self.half].flip(-1)
+        folded.counts[..., self.half :] = self.counts[..., self.half :] + self.counts[..., : self.half].flip(
+            -1
+        )
         return folded.quantile(_CENTRAL)
 
     def within_of_widths(self) -> Tensor:
@@ -121,7 +123,10 @@ class Histogram:
         for _ in range(60):
             middle = 0.5 * (low + high)
             inside = (part * torch.erf(middle[..., None] / (2**0.5 * width))).sum(-1)
-            low, high = torch.where(inside < _CENTRAL, middle, low), torch.where(inside < _CENTRAL, high, middle)
+            low, high = (
+                torch.where(inside < _CENTRAL, middle, low),
+                torch.where(inside < _CENTRAL, high, middle),
+            )
         return torch.where(part.isfinite().all(-1), middle, torch.nan)
 
 

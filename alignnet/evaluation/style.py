@@ -5,6 +5,7 @@ Colours are Okabe's and Ito's, which the colour-blind tell apart, and come with 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
 
@@ -12,7 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from alignnet.data.tracks import Array
 
@@ -26,6 +27,10 @@ STYLE: dict[str, dict[str, Any]] = {
     "limit": {"color": "#222222", "marker": "_", "linestyle": (0, (1, 1.5))},
 }
 LEGEND = 0.28  # of one row above axes [inches]
+LINEAR_UM = 10.0
+"""To where an axis of means [µm], some of which are much larger than others, is linear."""
+
+_LINEAR_DECADES, _MOST_TICKS = 1.5, 9
 _EDGE = 0.12  # above and to the right of axes [inches]
 _RC: Any = {
     "font.size": 9.5,
@@ -83,6 +88,38 @@ def log_micrometres(axis: Axes) -> None:
         return
     axis.set_yscale("log")
     plain_log_labels(axis)
+
+
+def lin_log_micrometres(axis: Axes, low: float, high: float) -> None:
+    """An axis from `low` to `high` [µm], linear within ± `LINEAR_UM` and logarithmic beyond."""
+    axis.set_yscale("symlog", linthresh=LINEAR_UM, linscale=_LINEAR_DECADES)
+    ticks = [tick for tick in _wanted(max(-low, high)) if low < tick < high]
+    ticks = _apart(ticks, (_place(high) - _place(low)) / _MOST_TICKS)
+    axis.set_yticks(ticks, [f"{t:g}".replace("-", "−") for t in ticks])
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.set_ylim(low, high)
+
+
+def _wanted(far: float) -> list[float]:
+    """Numbers up to ± `far` for such an axis, the most wanted first."""
+    decades = [LINEAR_UM * 10.0**k for k in range(6)]
+    sizes = [*decades, 0.5 * LINEAR_UM, *(step * decade for step in (2, 5) for decade in decades)]
+    return [0.0, *(sign * size for size in sizes if size < far for sign in (1.0, -1.0))]
+
+
+def _apart(ticks: Sequence[float], room: float) -> list[float]:
+    """Those of some ticks, the most wanted first, that are `room` decades from each other."""
+    kept: list[float] = []
+    for tick in ticks:
+        if all(abs(_place(tick) - _place(other)) >= room for other in kept):
+            kept.append(tick)
+    return sorted(kept)
+
+
+def _place(y: float) -> float:
+    """Where a number lies on such an axis, in decades from 0."""
+    far = abs(y) / LINEAR_UM
+    return math.copysign(_LINEAR_DECADES * far if far <= 1 else _LINEAR_DECADES + math.log10(far), y)
 
 
 def plain_log_labels(axis: Axes) -> None:

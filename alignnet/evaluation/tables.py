@@ -1,11 +1,10 @@
 """Tables of an evaluation for the terminal, from the numbers of metrics.json.
 
-They fit in 80 columns and are plain text where the output is no terminal.
+They fit in 80 columns, unless their numbers are very large, and are plain text where there is no terminal.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 MISSING = "–"
+_WIDEST = 1000
 _NAMES = {
     "truth": "rigid motions and weak modes removed",
     "truth_layer_rigid": "each layer's own motion removed",
@@ -33,20 +33,20 @@ def show(metrics: Mapping[str, Any], console: Console | None = None) -> None:
     console = console or terminal()
     for kind in ("truth", "truth_layer_rigid"):
         if metrics.get(kind):
-            console.print(truth_table(metrics[kind], _NAMES[kind]))
+            _print(console, truth_table(metrics[kind], _NAMES[kind]))
     if metrics.get("pulls"):
-        console.print(pull_table(metrics["pulls"], metrics["errors"]))
+        _print(console, pull_table(metrics["pulls"], metrics["errors"]))
     if metrics.get("spectrum"):
         console.print(spectrum_table(metrics["spectrum"]))
     if at := metrics.get("weak_modes"):
-        console.print(mode_table(at))
+        _print(console, mode_table(at))
     if metrics.get("volumes"):
-        console.print(volume_level_table(metrics["volumes"]))
+        _print(console, volume_level_table(metrics["volumes"]))
     if metrics.get("residuals"):
-        console.print(residual_table(metrics["residuals"]))
+        _print(console, residual_table(metrics["residuals"]))
     if metrics.get("dca"):
         for coordinate in ("xy", "z"):
-            console.print(dca_table(metrics["dca"], coordinate))
+            _print(console, dca_table(metrics["dca"], coordinate))
 
 
 def terminal() -> Console:
@@ -148,7 +148,7 @@ def residual_table(residuals: Mapping[str, Any]) -> Table:
             _column(table, coordinate if i == 0 else "", kind)
     for name, row in residuals.items():
         values = [_short(row[c].get(key)) for c in "uv" for key in kinds.values()]
-        table.add_row(name.removeprefix("layer"), f"{row['u']['n_hits']:,}", *values)
+        table.add_row(name.removeprefix("layer"), _number_of(row["u"]["n_hits"]), *values)
     return table
 
 
@@ -172,7 +172,7 @@ def dca_table(dca: Mapping[str, Mapping[str, Sequence[Any]]], coordinate: str = 
             cells += [_short(columns[f"{quantity}_{coordinate}_um"][i]) for columns in dca.values()]
             cells.append(_short(last[f"{quantity}_error_{coordinate}_um"][i]))
         low, high = last[f"{by}_low"][i], last[f"{by}_high"][i]
-        table.add_row(f"{low:.{digits}f} … {high:.{digits}f}", f"{tracks:,}", *cells)
+        table.add_row(f"{low:.{digits}f} … {high:.{digits}f}", _number_of(tracks), *cells)
     return table
 
 
@@ -195,6 +195,19 @@ def _column(table: Table, above: str, name: str) -> None:
 
 def _has(rows: Mapping[str, Any], key: str) -> bool:
     return any(row["u"].get(key) is not None for row in rows.values())
+
+
+def _number_of(n: int) -> str:
+    """How many; millions in short."""
+    return f"{n:,}" if n < 1_000_000 else f"{n / 1e6:,.3g}M"
+
+
+def _print(console: Console, table: Table) -> None:
+    """A table as wide as it must be, even where that is wider than the terminal: no number is cut."""
+    needed = console.measure(table, options=console.options.update(width=_WIDEST)).maximum
+    usual, console.width = console.width, max(needed, console.width)
+    console.print(table)
+    console.width = usual
 
 
 def _short(value: float | None) -> str:

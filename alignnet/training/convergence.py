@@ -116,7 +116,8 @@ def _solved(solution: Solution, tolerance: float) -> tuple[bool, str]:
     if solution.converged and not solution.iterations:
         return True, "the last step's equations were solved without conjugate gradients"
     if solution.converged:
-        return True, f"conjugate gradients done in {solution.iterations} iterations"
+        several = "s" if solution.iterations > 1 else ""
+        return True, f"conjugate gradients done in {solution.iterations} iteration{several}"
     return False, (
         f"conjugate gradients at {solution.residual:.1g} after {solution.iterations} iterations, above "
         f"optimizer.tolerance={tolerance:g}"

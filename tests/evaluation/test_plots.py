@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import itertools
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,11 @@ from alignnet.errors import GeometryError
 from alignnet.evaluation import plots
 from alignnet.evaluation.dca import DcaSample, dca_table
 from alignnet.evaluation.dca_sample import event_batches
+from alignnet.evaluation.decays import Decays, decays_of
+from alignnet.evaluation.physics_plots import physics_figures
+from alignnet.evaluation.quality_plots import quality_figures
 from alignnet.evaluation.residuals import residual_metrics, residual_summary
+from alignnet.evaluation.style import lin_log_micrometres
 from alignnet.geometry.detector import Detector
 from alignnet.geometry.telescope import telescope
 from alignnet.loss.chi2 import HelixChi2
@@ -183,3 +189,44 @@ def test_convergence_shows_training_and_validation() -> None:
     assert drawn(figure)
     assert len(plots.convergence(history).axes[0].get_lines()) == 1
     assert drawn(plots.convergence(history[:1]))
+
+
+@pytest.mark.parametrize("before", [0.0, 40.0, 3000.0])
+def test_without_the_truth_the_ratios_before_are_on_their_axis(before: float) -> None:
+    table = {name: columns for name, columns in dca_numbers(before).items() if name != "ideal"}
+    for columns in table.values():  # the reference is after itself
+        ratio = np.array(columns["width_xy_um"]) / np.array(table["after"]["width_xy_um"])
+        columns["width_ratio_xy"] = ratio.tolist()
+    axis = plots.dca_mean_and_width(table, ["xy"]).axes[2]
+    low, high = axis.get_ylim()
+    ratios = np.array(table["before"]["width_ratio_xy"])
+    assert ((ratios >= low) & (ratios <= high)).all()
+
+
+@pytest.mark.parametrize(("low", "high"), [(-60, 20), (-15, 15), (-70, 400), (-3000, 900), (-1e4, 1e5)])
+def test_numbers_of_a_lin_log_axis_do_not_lie_over_each_other(low: float, high: float) -> None:
+    figure = Figure(figsize=(4.1, 2.0))
+    axis = figure.subplots()
+    lin_log_micrometres(axis, low, high)
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in axis.get_yticklabels()]
+    assert len(boxes) >= 4
+    assert 0.0 in axis.get_yticks()
+    ordered = sorted(boxes, key=lambda box: box.y0)
+    assert all(one.y1 <= other.y0 for one, other in itertools.pairwise(ordered))
+
+
+def test_a_decay_without_a_peak_has_no_figure() -> None:
+    none = Decays(0.5, decays_of({"k0s": {}, "lambda": {}})).metrics()
+    found = copy.deepcopy(none)
+    found["k0s"]["all"] |= {"mean_mev": [497.6], "mean_error_mev": [0.2]}
+    assert set(physics_figures({"decays": {"before": none, "after": found}})) == {"mass_k0s"}
+    axis = physics_figures({"decays": {"after": found}})["mass_k0s"].axes[1]
+    assert axis.get_xlim()[1] > 1  # of the bins, though none has a peak
+
+
+def test_surface_maps_are_of_every_geometry() -> None:
+    one = {"layer0": {f"mean_{c}_um": [[220.0, -220.0], [None, 1.0]] for c in "uv"}}
+    figures = quality_figures({"surface": {"before": one, "after": one, "ideal": one}})
+    assert set(figures) == {"surface", "surface_before", "surface_ideal"}
+    assert "±220 µm" in texts_of(figures["surface_before"])

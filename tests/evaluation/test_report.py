@@ -15,7 +15,7 @@ from alignnet.evaluation import plots, quality_plots
 from alignnet.evaluation.map_panels import scale_bar
 from alignnet.evaluation.report.document import style
 from alignnet.evaluation.report.markup import Column, formula, html, link, table
-from alignnet.evaluation.report.numbers import short
+from alignnet.evaluation.report.numbers import alike, short
 from alignnet.evaluation.report.page import page, write_report
 from alignnet.evaluation.report.pictures import Picture
 from alignnet.evaluation.report.sections import SECTIONS
@@ -146,7 +146,7 @@ def test_volumes_and_weak_modes_are_those_that_the_training_found(report, parsed
         assert found["n"] == n
         largest = found["largest"][0]
         at = cells.index(largest["name"])
-        assert cells[at + 2] == f"{short(largest['du_um'])} ± {short(largest['du_um_error'])}"
+        assert cells[at + 2] == " ± ".join(alike(largest["du_um"], largest["du_um_error"]))
         assert 0 < largest["du_um_error"] < 200  # half-barrels by their prior alone, staves by tracks
 
 

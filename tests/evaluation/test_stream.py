@@ -217,7 +217,7 @@ def test_a_misalignment_heaps_p_values_up_at_zero(detector, many, nominal, layer
 
 
 def test_slow_tracks_that_edges_select_hardly_move_the_mean(detector):
-    """Of tracks bent by Δ towards the outer sensor more have both hits: ⟨Δ⟩ is ⟨Δ²⟩ over the overlap's width."""
+    """More of those scattered by Δ outwards have both hits: ⟨Δ⟩ is ⟨Δ²⟩ over the width of the overlap."""
     found, rng, width = Overlaps(detector), np.random.default_rng(3), 1000 * UM
     sigma = np.where(rng.random((4000, 1)) < 0.1, 300 * UM, 10 * UM) * np.ones(2)
     values = 3 * UM + sigma * rng.standard_normal((4000, 2)) - sigma**2 / width

@@ -43,6 +43,17 @@ def test_every_table_fits_and_nothing_is_cut(width: int) -> None:
     assert "…" not in text.replace(" … ", "")  # rich's mark of a cell that was cut
 
 
+def test_large_numbers_make_a_table_wider_and_are_not_cut() -> None:
+    many = metrics()
+    for row in many["residuals"].values():
+        for c in "uv":
+            row[c] = {key: 123456789.0 for key in row[c]}
+    text = printed(many)
+    assert "…" not in text.replace(" … ", "")
+    assert text.count("123,456,789") == 7 * 2 * 4
+    assert "layer" in text
+
+
 def test_numbers_have_three_digits_and_missing_ones_a_dash() -> None:
     text = printed(metrics())
     for number in (
@@ -52,7 +63,7 @@ def test_numbers_have_three_digits_and_missing_ones_a_dash() -> None:
         " 1,234 ",
         " 100 ",
         " 10.0 ",
-        " 1,234,567 ",
+        " 1.23M ",
         " -321 ",
         " 0.25 ",
     ):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from report_metrics import dca, good_metrics, mode, sensors
 
 from alignnet.evaluation.report.finding import LEVELS
-from alignnet.evaluation.report.numbers import short
+from alignnet.evaluation.report.numbers import alike, short
 from alignnet.evaluation.report.rules_fit import CHI2_FAR, CHI2_NEAR, CHI2_PLAUSIBLE, MANY_REJECTED
 from alignnet.evaluation.report.rules_modes import WEAK_UM
 from alignnet.evaluation.report.rules_physics import (
@@ -171,7 +171,7 @@ def test_a_chi2_that_rose_is_called_worse(metrics, before, rise):
         ("truth.layer2.v.after_um", 0.5, "plain", "less than it in 1 of 12"),
         ("pulls.all.all", 0.7, "warning", "too large"),
         ("pulls.all.all", 1.3, "warning", "too small"),
-        ("dca.after", dca(0.1, 1.2), "warning", "the ideal (at p_T 0.20–1.0 GeV/c, beyond"),
+        ("dca.after", dca(0.1, 1.2), "warning", "1.2000 ± 0.0020 times the ideal (at p_T 0.20–1.0 GeV/c,"),
         ("spectrum", None, "plain", "were not looked at"),
         ("spectrum.converged", False, "warning", "had not converged"),
         ("spectrum.modes", [mode("twist 0.9", 25.0)], "warning", "worse than 10 µm: twist 0.9 (25.0 µm)"),
@@ -252,6 +252,21 @@ def test_numbers_are_written_with_their_digits(value, digits):
         assert float(f"{mantissa}e{exponent}") == pytest.approx(
             value, rel=0.51 * 10 ** (1 - digits), abs=1e-300
         )
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "said"),
+    [
+        (1116.2004, 0.8664, ("1,116.20", "0.87")),
+        (-0.06, 0.69, ("−0.06", "0.69")),
+        (148.3, 13.4, ("148", "13")),
+        (1.2, 0.002, ("1.2000", "0.0020")),
+        (3.14159, None, ("3.14", "–")),
+        (None, 0.5, ("–", "0.50")),
+    ],
+)
+def test_a_number_and_its_error_have_the_same_decimals(value, error, said):
+    assert alike(value, error) == said
 
 
 def test_numbers_that_are_none_are_dashes():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignnet.evaluation.report.markup import Column, Html, element, folded, joined, table
-from alignnet.evaluation.report.numbers import finite, plural, short, whole
+from alignnet.evaluation.report.numbers import alike, finite, plural, short, whole
 from alignnet.evaluation.report.numbers import table as table_of
 from alignnet.evaluation.report.report import Report
 from alignnet.evaluation.volumes import COLUMNS
@@ -44,7 +44,7 @@ def _largest(level: str, row: Mapping[str, Any]) -> Html:
         [
             one["name"],
             whole(one["n_hits"]),
-            *(f"{short(one[c])} ± {short(one[f'{c}_error'])}" for c in COLUMNS),
+            *(" ± ".join(alike(one[c], one[f"{c}_error"])) for c in COLUMNS),
         ]
         for one in row["largest"]
     ]

@@ -57,16 +57,16 @@ def short(value: Any, digits: int = 3) -> str:
 
 
 def alike(value: Any, error: Any, digits: int = 3) -> tuple[str, str]:
-    """A number in so many significant digits at least, and its error, with the same decimals.
+    """A number and its error with the same decimals, so many that the error has two digits: 1,116.20, 0.87.
 
-    The error has two digits where that takes more decimals than the number needs: 1,116.20 ± 0.87.
+    Args:
+        value, error: in one unit.
+        digits: significant ones of the number where there is no error.
     """
     number, width = finite(value), finite(error)
-    if number is None or width is None or max(abs(number), abs(width)) >= 1e9:
+    if number is None or not width or max(abs(number), abs(width)) >= 1e9:
         return short(value, digits), short(error, 2)
-    sizes = [(abs(number), digits), (abs(width), 2)]
-    wanted = [n - 1 - math.floor(math.log10(size)) for size, n in sizes if size > 0]
-    decimals = min(max(0, *wanted), 9) if wanted else 0
+    decimals = min(max(1 - math.floor(math.log10(abs(width))), 0), 9)
     said = [f"{x:,.{decimals}f}".replace("-", "−") for x in (number, width)]
     return said[0], said[1]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from alignnet.evaluation import physics_plots, quality_plots
 from alignnet.evaluation.report.markup import Column, Html, element, folded, formula, joined, table
-from alignnet.evaluation.report.numbers import at, known, plural, short, span, whole
+from alignnet.evaluation.report.numbers import alike, at, known, plural, short, span, whole
 from alignnet.evaluation.report.numbers import table as table_of
 from alignnet.evaluation.report.pictures import Picture, panels
 from alignnet.evaluation.report.report import Report
@@ -25,8 +25,9 @@ def fit(report: Report) -> Html:
     finding = "Distance of the p-values' distribution to a flat one: " + _each(far)
     picture = Picture("fit", partial(quality_plots.fit_quality, found), finding)
     caption = (
-        "χ²/ndf and p-values of the tracks. Where errors of hits and scattering are right and sensors in "
-        "their places, p-values are flat; KS is the Kolmogorov–Smirnov distance to that."
+        "χ²/ndf and p-values of the tracks that have weight in the cost. Where errors of hits and scattering "
+        "are right and sensors in their places, p-values are flat; KS is the Kolmogorov–Smirnov distance to "
+        "that."
     )
     columns = [Column("geometry", True), Column("tracks"), Column("KS distance"), Column("p < 1 % [%]")]
     rows = [
@@ -87,20 +88,30 @@ def _scatter(of: Mapping[str, Any], c: str) -> str:
 
 
 def _surface(metrics: Mapping[str, Any]) -> Html:
-    found = table_of(metrics, "surface", "after")
+    pictures = [
+        picture
+        for name in table_of(metrics, "surface")
+        if (picture := _surface_of(metrics, name)) is not None
+    ]
+    caption = (
+        "Mean unbiased residuals over the surface of a sensor, all sensors of a layer on one another: bows, "
+        "pixels and clocks show here. Colours of each map span what 99 % of its cells have, given above it."
+    )
+    return panels(pictures, caption, "panels wide") if pictures else Html("")
+
+
+def _surface_of(metrics: Mapping[str, Any], geometry: str) -> Picture | None:
+    """The maps of one geometry; None where there are no numbers."""
+    found = table_of(metrics, "surface", geometry)
     layers = {name: one for name, one in found.items() if any(known(row) for row in one["mean_u_um"])}
     if not layers:
-        return Html("")
+        return None
     sizes = [
         abs(x) for one in layers.values() for c in "uv" for row in one[f"mean_{c}_um"] for x in known(row)
     ]
-    finding = f"Mean residuals over the sensors' surfaces, all within {short(max(sizes), 2)} µm."
-    picture = Picture("surface", partial(quality_plots.surface_map, {"after": layers}), finding)
-    caption = (
-        "Unbiased residuals after the alignment over the surface of a sensor, all sensors of a layer on one "
-        "another: bows, pixels and clocks show here. Colours span what 99 % of the cells have."
-    )
-    return panels([picture], caption, "panels wide")
+    finding = f"Mean residuals over the sensors' surfaces, {geometry}: all within {short(max(sizes), 2)} µm."
+    key = "surface" if geometry == "after" else f"surface-{geometry}"
+    return Picture(key, partial(quality_plots.surface_map, {geometry: layers}, geometry), finding, geometry)
 
 
 def _overlaps(metrics: Mapping[str, Any]) -> Html:
@@ -139,11 +150,19 @@ def vertices(report: Report) -> Html:
     }  # fmt: skip
     columns = [Column("", True), Column("geometry", True), Column("events"), *map(Column, shown)]
     rows = [
-        [c, name, whole(one["n_events"]), *(short(at(one, c, key)) for key in shown.values())]
+        [c, name, whole(one["n_events"]), *_vertex_cells(table_of(one, c), list(shown.values()))]
         for c in "xyz"
         for name, one in found.items()
     ]
-    return table("Vertices fitted to the tracks of an event", columns, rows)
+    return table("Vertices fitted to the tracks of an event that have weight in the cost", columns, rows)
+
+
+def _vertex_cells(row: Mapping[str, Any], keys: list[str]) -> list[str]:
+    """Numbers in words, the mean and its error with as many decimals."""
+    cells = {key: short(row.get(key)) for key in keys}
+    pair = ("mean_um", "mean_error_um")
+    mean = dict(zip(pair, alike(row.get("mean_um"), row.get("mean_error_um")), strict=True))
+    return [mean.get(key, cell) for key, cell in cells.items()]
 
 
 def decays(report: Report) -> Html:
@@ -152,24 +171,29 @@ def decays(report: Report) -> Html:
     if not found:
         return _not_asked_for(report)
     names: Mapping[str, Any] = next(iter(found.values()), {})
-    if names and not any(_peak(one[name], "mean") for one in found.values() for name in names):
-        return _no_peak(found)
     if not names:
         return Html("")
+    lost = [name for name in names if not physics_plots.has_peak(found, name)]
+    if len(lost) == len(names):
+        return _no_peak(found, lost)
     pictures = [
         Picture(
             f"mass-{name}", partial(physics_plots.mass, found, name),
             f"{title}, mean mass: "
             + _each({g: f"{short(_peak(one[name], 'mean'), 6)} MeV/c²" for g, one in found.items()}), title,
         )
-        for name in names
+        for name in names if physics_plots.has_peak(found, name)
         for title in [_DECAYS.get(name, name)]
     ]  # fmt: skip
-    wanted = ("mean", "mean_error", "width", "width_error")
     columns = [Column("decay", True), Column("geometry", True)]
     columns += [Column(words) for words in ("mean [MeV/c²]", "±", "width [MeV/c²]", "±")]
     rows = [
-        [formula(_DECAYS.get(name, name)), geometry, *(short(_peak(one[name], k), 5) for k in wanted)]
+        [
+            formula(_DECAYS.get(name, name)),
+            geometry,
+            *alike(_peak(one[name], "mean"), _peak(one[name], "mean_error"), 5),
+            *alike(_peak(one[name], "width"), _peak(one[name], "width_error")),
+        ]
         for name in names
         for geometry, one in found.items()
     ]
@@ -177,7 +201,8 @@ def decays(report: Report) -> Html:
         "Invariant mass of pairs of tracks that meet away from the vertex, and mean and width of the peak "
         "against p_T and φ. Curvatures that are wrong in one place show as a mean that depends on φ."
     )
-    return joined([panels(pictures, caption, "panels wide"), table("Peaks", columns, rows)])
+    missing = _no_peak(found, lost) if lost else ""
+    return joined([panels(pictures, caption, "panels wide"), table("Peaks", columns, rows), missing])
 
 
 def _not_asked_for(report: Report) -> Html:
@@ -192,12 +217,12 @@ def _not_asked_for(report: Report) -> Html:
     )
 
 
-def _no_peak(found: Mapping[str, Any]) -> Html:
+def _no_peak(found: Mapping[str, Any], names: list[str]) -> Html:
     """How many pairs there were, and what may have taken the decays away."""
     pairs = {
         f"{_DECAYS.get(name, name)} {geometry}": whole(sum(one[name]["counts"]))
         for geometry, one in found.items()
-        for name in one
+        for name in names
     }
     return element(
         "p",

@@ -10,10 +10,11 @@ from alignnet.evaluation import plots
 from alignnet.evaluation.dca import TWO
 from alignnet.evaluation.fitted_tracks import LEAST_KNOWN
 from alignnet.evaluation.report.markup import Column, Html, element, folded, formula, joined, table
-from alignnet.evaluation.report.numbers import at, finite, known, short, span, whole
+from alignnet.evaluation.report.numbers import alike, at, finite, known, short, span, whole
 from alignnet.evaluation.report.pictures import Picture, panels
 from alignnet.evaluation.report.report import Report
 from alignnet.evaluation.report.rules_physics import dca as dca_rule
+from alignnet.evaluation.style import LINEAR_UM
 
 _VARIABLES = {
     "pt": "p_T [GeV/c]", "phi": "φ [rad]", "eta": "η", "charge": "charge",
@@ -62,7 +63,9 @@ def _dca(key: str, by: str, geometries: Mapping[str, Any], spoken: list[str]) ->
     names = ", ".join(geometries)
     caption = (
         f"Mean, width and width over that of the reference in bins of {variable}: Gaussian core, {names}. "
-        "Bars are standard errors; tracks of one event count together."
+        "Bars are standard errors; tracks of one event count together. All tracks are in, also those without "
+        "weight in the cost. Means that differ much are on an axis that is linear to "
+        f"±{LINEAR_UM:g} µm, and logarithmic beyond."
     )
     numbers = [_dca_numbers(geometries, c, by, variable) for c in ("xy", "z")]
     bins = f"in bins of {variable}"
@@ -94,8 +97,9 @@ def _dca_numbers(geometries: Mapping[str, Any], c: str, by: str, variable: str) 
         name = TWO[by][i] if by in TWO else f"{low:.3g} … {high:.3g}"
         row: list[Any] = [name, whole(last["n"][i])]
         for quantity in ("mean", "width"):
-            row += [short(g[f"{quantity}_{c}_um"][i]) for g in geometries.values()]
-            row.append(short(last[f"{quantity}_error_{c}_um"][i], 2))
+            error = last[f"{quantity}_error_{c}_um"][i]
+            said = [alike(g[f"{quantity}_{c}_um"][i], error) for g in geometries.values()]
+            row += [*(value for value, _ in said), said[-1][1]]
         rows.append(row)
     return table(f"DCA_{c}, ± of {list(geometries)[-1]}", columns, rows)
 

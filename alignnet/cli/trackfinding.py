@@ -83,6 +83,7 @@ def main(config: DictConfig) -> None:
         load_checkpoint(checkpoint)  # refused here where it is damaged
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     figures = tested(trainer, module, data)
+    elsewhere = by_background(config, trainer, module, baselines)  # by all ranks, as all that is tested
     if not trainer.is_global_zero:
         return
     metrics = {
@@ -95,7 +96,7 @@ def main(config: DictConfig) -> None:
         "test": figures,
         "printed": plain(config.printed),
         "baselines": baseline_figures(baselines, module.objective, data),
-        "by_background": by_background(config, trainer, module, baselines),
+        "by_background": elsewhere,
         "history": monitor.history,
         "seconds": time.perf_counter() - start,
         "peak_memory_mb": peak_memory_mb(),

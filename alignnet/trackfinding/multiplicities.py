@@ -58,7 +58,7 @@ def comparison_figure(systems: Comparison) -> Figure:
             _draw(axis, scores, merit, "k--" if name == "road_following" else "k:", name)
         axis.set(xscale="log", xlabel="mean number of background tracks", title=words)
     axes[0].set_ylabel("right")
-    axes[-1].legend(fontsize=7)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return figure
 
 

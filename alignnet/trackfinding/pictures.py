@@ -125,6 +125,7 @@ def printed_curves(rows: Mapping[str, Mapping[str, Any]], shown: Sequence[tuple[
                   color=TRUE, markersize=3)  # fmt: skip
         axis.axhline(rows[name]["printed"][merit], color=FOUND, linestyle="--")
         axis.set(title=name, xlabel="10³ training events", ylabel=merit)
+        axis.set_yscale("log" if merit == "mse" else "linear")
     for axis in axes[len(shown) :]:
         axis.set_axis_off()
     return figure

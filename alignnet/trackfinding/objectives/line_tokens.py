@@ -19,9 +19,8 @@ class CountingByLines:
 
     Args:
         most: the largest number of tracks.
-        tokens: how much the tokens count, the likelihood of Poisson numbers, summed over an event's, before
-            and after they compete, beside the cross-entropy of its number of tracks and the normal likelihood
-            of the tokens' sum.
+        tokens: how much the tokens count, the likelihood of Poisson numbers, summed over an event's, beside
+            the cross-entropy of its number of tracks and the normal likelihood of the tokens' sum.
     """
 
     merits: tuple[str, ...] = ("loss", "count")
@@ -39,8 +38,8 @@ class CountingByLines:
         error = n_tracks - output.density.sum(1)
         total = (error**2 / output.variance + output.variance.log()).mean() / 2
         truth = lines_of(batch).gather(1, output.cell)
-        each = _poisson(output.first, truth) + _poisson(output.density, truth)
-        return F.cross_entropy(output.tracks, n_tracks) + total + self.tokens * each
+        poisson = F.poisson_nll_loss(output.density, truth, log_input=False, reduction="none").sum(1).mean()
+        return F.cross_entropy(output.tracks, n_tracks) + total + self.tokens * poisson
 
     def answer(self, output: CountOutput, batch: LineEvents) -> Tensor:
         """The number of tracks of each event, int64 (events,)."""
@@ -62,7 +61,3 @@ def lines_of(batch: LineEvents) -> Tensor:
     ends = torch.stack([entry, entry + layers * batch.lines[..., 1]], -1).long().clamp(0, width - 1)
     cell = ends[..., 0] * width + ends[..., 1]
     return torch.zeros(events, width**2, device=entry.device).scatter_add_(1, cell, batch.present.float())
-
-
-def _poisson(density: Tensor, truth: Tensor) -> Tensor:
-    return F.poisson_nll_loss(density, truth, log_input=False, reduction="none").sum(1).mean()

@@ -3,13 +3,11 @@
 Where tracks cross they share pixels, so that a layer may show fewer lit pixels than there are tracks; with
 many tracks every layer may. As lines, by entry and exit, they lie apart. The lines of a grid along which most
 pixels are lit become tokens, a dozen for each track; a network that sees the lit pixels along a line and
-along those beside it, block by block, says how many tracks it stands for. Then tokens compete: each pixel
-is claimed by the tokens along whose lines it lies, and a second network sees besides which of a token's lit
-pixels others do not claim. It says how many tracks the token stands for after all, and how sure that is.
+along those beside it, block by block, says how many tracks it stands for, and how sure that is.
 
 What is certain need not be learned: a track lights one pixel of a layer, so there are as many tracks as the
-most lit layer has pixels, or more. How many more, a third network says by the tokens' sum, by the lit pixels
-that nothing claims, and by how many layers show as many pixels as the most lit one.
+most lit layer has pixels, or more. How many more, a second network says by the tokens' sum, and by how many
+layers show as many pixels as the most lit one.
 """
 
 from __future__ import annotations
@@ -28,8 +26,7 @@ class CountOutput(NamedTuple):
     """What a counter of lines says."""
 
     tracks: Tensor  # (events, most + 1) logits of numbers of tracks
-    first: Tensor  # (events, tokens) tracks that each token stands for, before they compete
-    density: Tensor  # the same after it
+    density: Tensor  # (events, tokens) tracks that each token stands for
     cell: Tensor  # (events, tokens) int64: its line, by entry · size + exit
     variance: Tensor  # (events,) of the sum of the density
 
@@ -43,7 +40,6 @@ class LineSums(nn.Module):
     """
 
     pixels: Tensor
-    lines: Tensor
 
     def __init__(self, size: int, blocks: int) -> None:
         super().__init__()
@@ -53,7 +49,6 @@ class LineSums(nn.Module):
         position = entry[..., None] + (exit_ - entry)[..., None] * layer / size
         pixel = (position.floor().long() + layer * size).view(size**2, blocks, size // blocks)
         self.register_buffer("pixels", pixel.transpose(0, 1).flatten(0, 1).int(), persistent=False)
-        self.register_buffer("lines", pixel.flatten(1).int(), persistent=False)  # (lines, layers)
 
     def forward(self, image: Tensor) -> Tensor:
         """Part of the pixels that is lit (events, blocks, entries, exits)."""
@@ -71,7 +66,7 @@ class LineTokenCounter(nn.Module):
         blocks: parts of a line that are looked at apart.
         reach: lines beside it that a token sees, in entries and exits.
         tokens: lines that are looked at.
-        hidden: of the tokens' networks; half as many of the last one.
+        hidden: of both networks.
     """
 
     beside: Tensor
@@ -90,21 +85,16 @@ class LineTokenCounter(nn.Module):
         self.sums = LineSums(size, blocks)
         row = torch.arange(2 * reach + 1)
         self.register_buffer("beside", (row[:, None] * (size + 2 * reach) + row).flatten(), persistent=False)
-        seen = blocks * len(self.beside)
-        self.token, self.rival = _network(seen, hidden, 1), _network(seen + 2 * blocks + 1, hidden, 2)
-        self.excess = _network(DEPTHS + 5, hidden // 2, EXCESSES)
+        self.token = _network(blocks * len(self.beside), hidden, 2)
+        self.excess = _network(DEPTHS + 4, hidden // 2, EXCESSES)
         self.log_variance = nn.Parameter(torch.tensor(-3.0))  # of the sum, besides what the tokens say
 
     def forward(self, image: Tensor) -> CountOutput:
         """Logits of the number of tracks, and the tokens' shares."""
         seen, cell = self.tokens(image)
-        first = F.softplus(self.token(seen) - FEW)[..., 0]
-        rivals, unclaimed = self.compete(image, cell, first)
-        after = self.rival(torch.cat([seen, rivals, first[..., None]], 2))
-        density, spread = F.softplus(after - FEW).unbind(-1)
+        density, spread = F.softplus(self.token(seen)).unbind(-1)
         variance = spread.sum(1) + self.log_variance.exp()
-        tracks = self._count(image, density.sum(1), variance, unclaimed)
-        return CountOutput(tracks, first, density, cell, variance)
+        return CountOutput(self._count(image, density.sum(1), variance), density, cell, variance)
 
     @torch.no_grad()
     def tokens(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,28 +109,7 @@ class LineTokenCounter(nn.Module):
         seen = seen.unflatten(2, (self.n_tokens, -1)).transpose(1, 2).flatten(2)
         return seen - TYPICAL, cell
 
-    def compete(self, image: Tensor, cell: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """What others leave to each token, and what nothing claims.
-
-        Args:
-            image: (events, layers, pixels).
-            cell: (events, tokens) lines.
-            first: (events, tokens) tracks that each stands for.
-
-        Returns:
-            (events, tokens, 2 · blocks): block by block the lit pixels of its line, each as much as others do
-            not claim it, and the others' claims; (events,) lit pixels that nothing claims, a layer.
-        """
-        pixel = self.sums.lines[cell].long().flatten(1)
-        own = first[..., None].expand(-1, -1, self.sums.size)
-        claims = torch.zeros_like(image.flatten(1)).scatter_add(1, pixel, own.flatten(1))
-        others = claims.gather(1, pixel).view_as(own) - own
-        alone = image.flatten(1).gather(1, pixel).view_as(own) * torch.exp(-others)
-        rivals = [part.unflatten(2, (self.sums.blocks, -1)).mean(3) for part in (alone, others)]
-        unclaimed = (image.flatten(1) * torch.exp(-claims)).sum(1) / self.sums.size
-        return torch.cat(rivals, 2), unclaimed
-
-    def _count(self, image: Tensor, mean: Tensor, variance: Tensor, unclaimed: Tensor) -> Tensor:
+    def _count(self, image: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         lit = image.sum(2)
         most_lit = lit.amax(1, keepdim=True)
         layers = (
@@ -148,8 +117,7 @@ class LineTokenCounter(nn.Module):
         )
         above, variance = mean[:, None] - most_lit, variance[:, None]
         sure = (above / variance.sqrt()).clamp(-5, 5)
-        numbers = [most_lit / self.most, above, variance.log(), sure, unclaimed[:, None]]
-        logits = self.excess(torch.cat([layers, *numbers], 1))
+        logits = self.excess(torch.cat([layers, most_lit / self.most, above, variance.log(), sure], 1))
         more = torch.arange(self.most + 1, device=lit.device) - most_lit.long()
         chosen = logits.log_softmax(1).gather(1, more.clamp(0, EXCESSES - 1))
         return chosen.masked_fill(more < 0, IMPOSSIBLE)
@@ -157,9 +125,6 @@ class LineTokenCounter(nn.Module):
 
 DEPTHS, EXCESSES = 6, 4
 """Layers with 0 to 5 pixels fewer than the most lit one are counted; 0 to 3 tracks more are told apart."""
-
-FEW = 2.0
-"""Taken off what the tokens' networks say: they start with an eighth of a track each, a dozen an event."""
 
 TYPICAL = 0.3
 """Lit part of lines that are tracks and of those beside them, which is taken off."""

@@ -73,6 +73,19 @@ def test_other_tracks_give_other_numbers_of_the_same_alignment(run, other_file):
     )  # of the sensors, not of tracks; of one draw there is no spread
 
 
+def test_weak_modes_of_a_training_without_truth_are_held_against_that_of_the_file(run):
+    trained = numbers(run, ".")
+    known = ("injected_um", "residual_um", "recovered")
+    rows = {n: {k: v for k, v in row.items() if k not in known}
+            for n, row in trained["weak_modes"]["modes"].items()}  # fmt: skip
+    without = trained | {"weak_modes": trained["weak_modes"] | {"modes": rows}}
+    (run / "metrics.json").write_text(json.dumps(without))
+    evaluate(f"run={run}")
+    assert flat(numbers(run)["weak_modes"]) == pytest.approx(
+        flat(trained["weak_modes"]), rel=1e-6, abs=1e-6, nan_ok=True
+    )
+
+
 def test_without_the_truth_residuals_remain(run, other_file, barrel_file, tmp_path):
     detector = read_detector(barrel_file)
     tracks = read_tracks(other_file, detector)

@@ -4,9 +4,9 @@ A network emits u₀, u₁, u₂: σ_b² = exp u₀, σ_m² = exp u₁, ρ = tan
 is r·C⁻¹·r + ln det C, −2 ln L without its constant, here as a mean over tracks (published sums are over 256
 events). As published, a first stage trains the parameters alone, by least squares.
 
-Residuals are not normally distributed where two lines were taken for one another now and then: a factor for
-each parameter then gives pulls an r.m.s. of 1, but too many tracks are near and some are far. How large the
-ellipses are that hold 68.27 and 95.45 % is therefore measured, beside the normal distribution's.
+Residuals are not normally distributed: steps of pixels leave more of them within one σ, lines taken for one
+another more of them far off. A factor for each parameter then gives pulls an r.m.s. of 1, but how large the
+ellipses are that hold 68.27 and 95.45 % is measured beside it.
 """
 
 from __future__ import annotations

@@ -7,12 +7,13 @@ unknowns, priors and penalties in it, and E what these displace,
     σ_alone⁻² = mᵀ H m            the sensors moving along the mode m only, by the tracks alone,
     σ_prior² = pᵀ E W⁻¹ Eᵀ p      before there are tracks: W of priors and penalties,
     σ_prior,alone⁻² = min xᵀ W x  of the unknowns x that move the sensors along the mode only, E x = m,
-    held back = pᵀ E A⁻¹ W x      of these x: the part of a mode that is there which the answer does not have.
+    held back = 1 − pᵀ E A⁻¹ Eᵀ H m   the part of a mode that is there which the answer does not have.
 
 The first is at most the third and, where there are no priors, at least the second. With priors it may be
 less: what tracks tell of other motions sharpens what priors tell of this one, which tracks need not feel.
-The last is the bias that priors of single volumes are to a mode which moves all of them together. At the
-least-energy x, W x = Eᵀλ with λ the force on the sensors.
+The last is a bias: priors of single volumes are against a mode which moves all of them together, and sensors
+that only follow their volumes are in the way of one that moves these otherwise. Eᵀ H m is the gradient of
+tracks without noise in sensors that the mode has moved.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class ModeErrors(NamedTuple):
     alone: Tensor  # by the tracks, if the sensors moved along the mode only
     prior: Tensor  # without tracks, all else free
     prior_alone: Tensor  # by the priors, if the sensors moved along the mode only
-    held_back: Tensor  # the part of an amplitude that priors keep out of the answer
+    held_back: Tensor  # the part of an amplitude that priors, and what cannot move, keep out of the answer
 
 
 def mode_errors(
@@ -69,26 +70,32 @@ def mode_errors(
     """
     free = system.problem.free
     p, m = forms.to(free) * free, motions.to(free) * free
-    pulls = [_least_energy(system, motion) for motion in m]
-    force = torch.stack([pull for _, pull in pulls]) if pulls else torch.zeros_like(p)
+    forces = torch.stack([_force(system, motion) for motion in m]) if len(m) else torch.zeros_like(p)
     if dense:
-        variance, held_back = _exact(system, preconditioner, p, force, metric)
+        variance, recovered = _exact(system, preconditioner, p, forces, metric)
     else:
         rows = [
             _solved(system, preconditioner, *each, tolerance, max_iterations)
-            for each in zip(p, force, strict=True)
+            for each in zip(p, forces, strict=True)
         ]
-        variance, held_back = torch.stack(rows, -1) if rows else p.new_zeros(2, 0)
+        variance, recovered = torch.stack(rows, -1) if rows else p.new_zeros(2, 0)
     seen = torch.stack([(one * system.problem(one)).sum() for one in m]) if len(m) else p.new_zeros(0)
-    energy = torch.stack([energy for energy, _ in pulls]) if pulls else p.new_zeros(0)
+    energy = torch.stack([_least_energy(system, motion) for motion in m]) if len(m) else p.new_zeros(0)
     return ModeErrors(
         names,
         variance.clamp_min(0.0).sqrt(),
         _error(seen),
         prior_errors(system, p),
         _error(energy),
-        held_back,
+        1 - recovered,
     )
+
+
+def _force(system: Hierarchical, motion: Tensor) -> Tensor:
+    """H m of the tracks, and of terms."""
+    rows = system.penalties[system.n_held :]  # of terms
+    force = system.problem(motion) + torch.einsum("ksd,kte,te->sd", rows, rows, motion)
+    return force if system.terms is None else force + system.terms(motion) * system.problem.free
 
 
 def _error(known: Tensor) -> Tensor:
@@ -115,8 +122,8 @@ def prior_errors(system: Hierarchical, forms: Tensor) -> Tensor:
     return torch.where(loose, torch.inf, variance.clamp_min(0.0).sqrt())
 
 
-def _least_energy(system: Hierarchical, motion: Tensor) -> tuple[Tensor, Tensor]:
-    """The least xᵀWx with E x = m, the volumes taking of m what is cheapest for them, and its slope by m.
+def _least_energy(system: Hierarchical, motion: Tensor) -> Tensor:
+    """The least xᵀWx with E x = m, the volumes taking of m what is cheapest for them.
 
     min over x_l of (m − Σ Z_l x_l)ᵀ W_s (m − Σ Z_l x_l) + Σ x_lᵀ W_l x_l, plus the penalties' (c · m)².
     """
@@ -124,7 +131,7 @@ def _least_energy(system: Hierarchical, motion: Tensor) -> tuple[Tensor, Tensor]
     levels, penalty = system.levels, system.penalty(motion)
     pull = (blocks @ motion[..., None]).squeeze(-1)
     if not levels or not bool(pull.any()):
-        return (motion * (pull + penalty)).sum(), pull + penalty
+        return (motion * (pull + penalty)).sum()
 
     def collected(force: Tensor) -> Tensor:
         return torch.cat([level.restrict(force).flatten() for level in levels])
@@ -150,8 +157,8 @@ def _least_energy(system: Hierarchical, motion: Tensor) -> tuple[Tensor, Tensor]
     def inverse(x: Tensor) -> Tensor:
         return torch.cat([one(part).flatten() for one, part in zip(inverses, parts(x), strict=True)])
 
-    force = pull - carried(conjugate_gradients(matrix, collected(pull), inverse, 1e-7, 500).x) + penalty
-    return (motion * force).sum(), force
+    moved = carried(conjugate_gradients(matrix, collected(pull), inverse, 1e-7, 500).x)
+    return (motion * (pull - moved + penalty)).sum()
 
 
 def _penalised_alone(forms: Tensor, penalties: Tensor) -> Tensor:
@@ -166,10 +173,13 @@ def _penalised_alone(forms: Tensor, penalties: Tensor) -> Tensor:
 def _exact(
     system: Hierarchical, preconditioner: Preconditioner, forms: Tensor, force: Tensor, metric: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """pᵀ E A⁻¹ Eᵀ p, infinite where nothing is known, and pᵀ E A⁻¹ Eᵀ λ."""
+    """pᵀ E A⁻¹ Eᵀ p, infinite where nothing is known, and pᵀ E A⁻¹ Eᵀ H m."""
     errors = exact_errors(system, metric, constraints_of(preconditioner))
     along = torch.einsum("msd,csd->mc", forms, errors.columns)
-    known, pulled = along.square().sum(1), (along * torch.einsum("msd,csd->mc", force, errors.columns)).sum(1)
+    known, recovered = (
+        along.square().sum(1),
+        (along * torch.einsum("msd,csd->mc", force, errors.columns)).sum(1),
+    )
     open_ = torch.einsum("msd,nsd->mn", forms, errors.removal.motions).square().sum(1)
     size = torch.einsum("msd,msd->m", forms, forms).sqrt()
     null = (
@@ -177,27 +187,27 @@ def _exact(
         if len(errors.removal.motions)
         else torch.zeros_like(known, dtype=torch.bool)
     )
-    return torch.where(null, torch.inf, known), pulled
+    return torch.where(null, torch.inf, known), recovered
 
 
 def _solved(
     system: Hierarchical,
     preconditioner: Preconditioner,
     form: Tensor,
-    pull: Tensor,
+    seen: Tensor,
     tolerance: float,
     max_iterations: int,
 ) -> Tensor:
-    """pᵀ E A⁻¹ Eᵀ p, infinite where tracks and priors leave p open, and pᵀ E A⁻¹ Eᵀ λ; NaN without an end.
+    """pᵀ E A⁻¹ Eᵀ p, infinite where tracks and priors leave p open, and pᵀ E A⁻¹ Eᵀ H m; NaN without an end.
 
     What conjugate gradients leave of it is of second order in their tolerance.
     """
     force = system.collect(form)
     solution = minimised(system, force, preconditioner, tolerance, max_iterations)
     moved = system.expand(solution.x)
-    variance, pulled = (form * moved).sum(), (pull * moved).sum()
+    variance, recovered = (form * moved).sum(), (seen * moved).sum()
     open_ = (form * system.expand(preconditioner.on_all(force) - preconditioner(force))).sum()
     if bool(open_ > _NULL * variance.abs()):
         variance = torch.full_like(variance, torch.inf)
-    found = torch.stack([variance, pulled])
+    found = torch.stack([variance, recovered])
     return found if solution.converged else torch.full_like(found, torch.nan)

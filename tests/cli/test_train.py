@@ -29,7 +29,8 @@ def test_a_run_leaves_its_answer_its_numbers_its_pictures_and_how_to_repeat_it(t
     events = {name for name in found if name.startswith("tensorboard/events.out.tfevents.")}
     pictures = {name for name in found if name.startswith("evaluation/") and name.endswith(".png")}
     assert events
-    names = ["residuals", "residual_histograms", "truth", "dca", "convergence", "fit_quality", "surface"]
+    names = ["residuals", "residual_histograms", "truth", "dca", "convergence", "fit_quality"]
+    names += ["surface", "surface_before", "surface_ideal"]
     names += [f"dca_{by}" for by in ("phi", "eta", "charge", "top", "side")]
     names += ["residuals_halfbarrel", "residuals_stave"]
     layers = {f"evaluation/corrections_layer{layer}.png" for layer in range(4)}
@@ -116,7 +117,7 @@ def test_tensorboard_has_the_cost_by_parts_the_residuals_and_what_remains(traine
     assert set(board.Tags()["images"]) == {
         "corrections", "residuals", "correction_maps", "convergence", "steps", "dca", "dca_phi", "dca_eta",
         "dca_charge", "dca_top", "dca_side", "truth", "residuals_per_layer", "residuals_stave",
-        "residuals_halfbarrel", "surface", "fit_quality",
+        "residuals_halfbarrel", "surface", "surface_before", "surface_ideal", "fit_quality",
     }  # fmt: skip
     history = [row["train/chi2_per_ndf"] for row in metrics_of(trained.folder)["history"]]
     shown = [event.value for event in board.Scalars("train/chi2_per_ndf")]

@@ -233,6 +233,20 @@ def test_what_priors_hold_back_is_the_bias_of_the_dense_answer(modes, dense):
         assert 1 - float(errors.held_back[i]) == pytest.approx(recovered, abs=1e-5)
 
 
+@pytest.mark.parametrize("dense", [True, False])
+def test_sensors_that_only_follow_their_staves_hold_a_mode_back(dense):
+    few, (system, _) = errors_of(DETECTOR, GUN, "given", dense, min_hits=42, **PRIORS)
+    assert 0 < int(system.own.any(-1).sum()) < len(DETECTOR)
+    found = ModeAmplitudes(DETECTOR)
+    unit = torch.eye(len(system), dtype=torch.float64)
+    matrix = torch.stack([system(one) for one in unit], -1)
+    inverse = torch.linalg.pinv(matrix, hermitian=True)  # sensors that follow have no unknowns
+    for i, motion in enumerate(found.motions):
+        answer = system.expand(inverse @ system.collect(system.problem(motion)))
+        recovered = float((found.forms[i] * answer).sum())
+        assert 1 - float(few.held_back[i]) == pytest.approx(recovered, abs=1e-5)
+
+
 def test_modes_that_bend_stiff_staves_are_assumed():
     stiff = {"levels": {"stave": STAVE}, "sensor_prior": {"translation": 3 * UM, "rotation": 1e-5}}
     found = words(errors_of(DETECTOR, GUN, "given", **stiff)[0])

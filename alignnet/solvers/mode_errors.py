@@ -94,7 +94,8 @@ def mode_errors(
 def _force(system: Hierarchical, motion: Tensor) -> Tensor:
     """H m of the tracks, and of terms."""
     rows = system.penalties[system.n_held :]  # of terms
-    force = system.problem(motion) + torch.einsum("ksd,kte,te->sd", rows, rows, motion)
+    along = torch.einsum("ksd,sd->k", rows, motion)
+    force = system.problem(motion) + torch.einsum("k,ksd->sd", along, rows)
     return force if system.terms is None else force + system.terms(motion) * system.problem.free
 
 

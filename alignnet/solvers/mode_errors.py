@@ -70,7 +70,11 @@ def mode_errors(
     """
     free = system.problem.free
     p, m = forms.to(free) * free, motions.to(free) * free
-    forces = torch.stack([_force(system, motion) for motion in m]) if len(m) else torch.zeros_like(p)
+    none, blocks = torch.zeros_like(p), system.prior_blocks()
+    tracks = torch.stack([system.problem(motion) for motion in m]) if len(m) else none
+    forces = (
+        torch.stack([_with_terms(system, *each) for each in zip(tracks, m, strict=True)]) if len(m) else none
+    )
     if dense:
         variance, recovered = _exact(system, preconditioner, p, forces, metric)
     else:
@@ -79,8 +83,10 @@ def mode_errors(
             for each in zip(p, forces, strict=True)
         ]
         variance, recovered = torch.stack(rows, -1) if rows else p.new_zeros(2, 0)
-    seen = torch.stack([(one * system.problem(one)).sum() for one in m]) if len(m) else p.new_zeros(0)
-    energy = torch.stack([_least_energy(system, motion) for motion in m]) if len(m) else p.new_zeros(0)
+    seen = (m * tracks).sum((1, 2))
+    energy = (
+        torch.stack([_least_energy(system, motion, blocks) for motion in m]) if len(m) else p.new_zeros(0)
+    )
     return ModeErrors(
         names,
         variance.clamp_min(0.0).sqrt(),
@@ -91,11 +97,10 @@ def mode_errors(
     )
 
 
-def _force(system: Hierarchical, motion: Tensor) -> Tensor:
-    """H m of the tracks, and of terms."""
+def _with_terms(system: Hierarchical, force: Tensor, motion: Tensor) -> Tensor:
+    """H m of the tracks, and that of terms."""
     rows = system.penalties[system.n_held :]  # of terms
-    along = torch.einsum("ksd,sd->k", rows, motion)
-    force = system.problem(motion) + torch.einsum("k,ksd->sd", along, rows)
+    force = force + torch.einsum("k,ksd->sd", torch.einsum("ksd,sd->k", rows, motion), rows)
     return force if system.terms is None else force + system.terms(motion) * system.problem.free
 
 
@@ -123,12 +128,12 @@ def prior_errors(system: Hierarchical, forms: Tensor) -> Tensor:
     return torch.where(loose, torch.inf, variance.clamp_min(0.0).sqrt())
 
 
-def _least_energy(system: Hierarchical, motion: Tensor) -> Tensor:
+def _least_energy(system: Hierarchical, motion: Tensor, blocks: Tensor) -> Tensor:
     """The least xᵀWx with E x = m, the volumes taking of m what is cheapest for them.
 
-    min over x_l of (m − Σ Z_l x_l)ᵀ W_s (m − Σ Z_l x_l) + Σ x_lᵀ W_l x_l, plus the penalties' (c · m)².
+    min over x_l of (m − Σ Z_l x_l)ᵀ W_s (m − Σ Z_l x_l) + Σ x_lᵀ W_l x_l, plus the penalties' (c · m)²;
+    `blocks` are W_s.
     """
-    blocks = system.prior_blocks()
     levels, penalty = system.levels, system.penalty(motion)
     pull = (blocks @ motion[..., None]).squeeze(-1)
     if not levels or not bool(pull.any()):

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from alignnet.evaluation.figures import picture_words
 from alignnet.evaluation.report.numbers import plural
 from alignnet.evaluation.report.page import write_report
 from alignnet.evaluation.report.report import Report
@@ -26,31 +27,6 @@ _LINKS = {
     "../tensorboard": "scalars and figures for TensorBoard",
     "../.hydra/config.yaml": "configuration of the training",
 }
-_PICTURES = {
-    "convergence": "χ²/ndf by epoch",
-    "corrections_layer": "corrections of the sensors of layer ",
-    "dca": "distance to the vertex against p_T",
-    "dca_phi": "distance to the vertex against φ",
-    "dca_eta": "distance to the vertex against η",
-    "dca_charge": "distance to the vertex by charge",
-    "dca_top": "distance to the vertex of tracks upwards and downwards",
-    "dca_side": "distance to the vertex of tracks to the left and to the right",
-    "fit_quality": "χ²/ndf and p-values of the tracks",
-    "mass_": "masses of ",
-    "monitor": "residuals of circle fits by chip",
-    "overlaps": "double differences where sensors overlap",
-    "residual_histograms": "distributions of the residuals",
-    "residuals": "residuals by layer",
-    "residuals_halfbarrel": "residuals by half-barrel",
-    "residuals_stave": "residuals by stave",
-    "surface": "residuals over the surfaces of sensors",
-    "spectrum": "least known motions",
-    "truth": "recovery of the truth",
-}
-
-_NUMBERED = ("corrections_layer", "mass_")
-"""Whose names go on with a number or a name."""
-
 OF_TRAINING = ("converged", "convergence", "history")
 """What a report of a later evaluation says of the training."""
 
@@ -126,13 +102,5 @@ def _links(run: Path) -> dict[str, str]:
     folder = run / "evaluation"
     links = {path: words for path, words in _LINKS.items() if (folder / path).exists()}
     for picture in sorted(folder.glob("*.png")):
-        links[picture.name] = _shown_in(picture.stem)
+        links[picture.name] = picture_words(picture.stem)
     return links
-
-
-def _shown_in(stem: str) -> str:
-    """What a picture of this name is; "" for one that is not known."""
-    if stem in _PICTURES:
-        return _PICTURES[stem]
-    begin = next((s for s in _NUMBERED if stem.startswith(s)), None)
-    return "" if begin is None else _PICTURES[begin] + stem.removeprefix(begin)

@@ -20,6 +20,11 @@ from alignnet.errors import SchemaError
 ORBIT = 3564
 """Bunch crossings of an orbit of the LHC."""
 
+TURN = 6.3
+"""No angle in radians is larger: 2π and the rounding of float32."""
+
+_STATES = "finite numbers, mAlpha in rad within ±2π, a sine mP[2] within ±1, q/pT not 0 and mChi2 >= 0"
+
 NEEDED: tuple[Branch, ...] = some(
     TRACK_FILE, "ITSTrack.mX", "ITSTrack.mAlpha", "ITSTrack.mP", "ITSTrack.mClusRef.mData", "ITSTrack.mChi2",
     "ITSTrackClusIdx", "ITSTracksROF.mBCData.bc", "ITSTracksROF.mBCData.orbit",
@@ -65,18 +70,18 @@ def states_of(frames: Frames, path: str) -> States:
     """The tracks' parameters, in float64.
 
     Raises:
-        SchemaError: a number is not finite, or a sine exceeds 1.
+        SchemaError: a number is not finite, a sine exceeds 1, an angle 2π, or a χ² is negative.
     """
     x, alpha = (frames[f"ITSTrack.{name}"].astype(np.float64) for name in ("mX", "mAlpha"))
     y, z, sine, tan_lambda, q_over_pt = frames["ITSTrack.mP"].astype(np.float64).T
     chi2 = frames["ITSTrack.mChi2"].astype(np.float64)
     good = np.isfinite(np.stack([x, alpha, y, z, tan_lambda, q_over_pt, chi2])).all(0)
-    good &= (np.abs(sine) <= 1) & (q_over_pt != 0)
+    good &= (np.abs(sine) <= 1) & (q_over_pt != 0) & (np.abs(alpha) <= TURN) & (chi2 >= 0)
     if not good.all():
         track = int(np.flatnonzero(~good)[0])
         found = f"parameters mX {x[track]:g}, mAlpha {alpha[track]:g}, mP "
         found += f"{frames['ITSTrack.mP'][track].tolist()}, mChi2 {chi2[track]:g}"
-        raise _fault(frames, path, track, found, "finite numbers, a sine within ±1 and q/pT not 0")
+        raise _fault(frames, path, track, found, _STATES)
     c, s = np.cos(alpha), np.sin(alpha)
     position = np.stack([x * c - y * s, x * s + y * c, z], -1)
     n = frames["ITSTrack.mClusRef.mData"] & 0xF

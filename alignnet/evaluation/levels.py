@@ -38,7 +38,8 @@ def level_metrics(detector: Detector, sums: Mapping[str, SensorSums]) -> dict[st
 
     Returns:
         For each level `n_volumes` and, by geometry, `scatter_u_um` and `scatter_v_um`: the r.m.s. of the
-        volumes' mean unbiased residuals, weighted by hits, less what their own errors make of it. With up to
+        volumes' mean unbiased residuals, weighted by hits, less what their own errors make of it, and
+        `scatter_error_u_um`, `scatter_error_v_um`, their standard errors. With up to
         `MOST` volumes also `volumes`: their `name`, their `layer` (None for one of several layers), where
         each layer has two that lie opposite their `side`, and by geometry lists of `n_hits`,
         `<biased|unbiased>_<mean|width>_<u|v>_um`.
@@ -141,11 +142,23 @@ def _columns(sums: SensorSums, group: Tensor) -> dict[str, Any]:
 
 
 def _scatter(sums: SensorSums, group: Tensor) -> dict[str, float | None]:
-    """How far the volumes' means lie apart beyond their statistical errors, u and v."""
+    """How far the volumes' means lie apart beyond their own errors, u and v, with its standard error.
+
+    The variance of the means, weighted by hits, has the standard error √(2 Σ w² m̂⁴) / Σ w with m̂² what is
+    expected of a mean's square: the scatter found and the mean's own error; the scatter's is that over 2 s.
+    """
     count, first, second = sums.of_groups("unbiased", group).unbind(-1)
     good = count >= MIN_HITS
     mean = first / count.clamp_min(1)
     own = (second / count.clamp_min(1) - mean.square()) / count.clamp_min(1)
     weight = torch.where(good, count, 0.0)
     square = ((mean.square() - own) * weight).sum(0) / weight.sum(0)
-    return {f"scatter_{c}_um": number(square[k].clamp_min(0).sqrt() / UM) for k, c in enumerate("uv")}
+    expected = (square.clamp_min(0) + own) * weight
+    of_square = (2 * expected.square().sum(0)).sqrt() / weight.sum(0)
+    scatter = square.clamp_min(0).sqrt()
+    error = of_square / (2 * torch.maximum(scatter, of_square.sqrt() / 2))
+    found: dict[str, float | None] = {}
+    for k, c in enumerate("uv"):
+        found[f"scatter_{c}_um"] = number(scatter[k] / UM)
+        found[f"scatter_error_{c}_um"] = number(error[k] / UM)
+    return found

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from alignnet.data.tracks import Array
 from alignnet.evaluation.dca import TWO
 from alignnet.evaluation.maps import correction_map
 from alignnet.evaluation.residuals import ResidualSummary
@@ -82,6 +83,7 @@ def dca_mean_and_width(
         _spread_out(column[0], table, f"mean_{c}_um")
         log_micrometres(column[1])
         _zoom_on_ratio(column[2], table, c)
+        _beyond(column[2], table, by, f"width_ratio_{c}")
         column[2].set_xlabel(_AXIS.get(by, by))
         for axis in column:
             axis.yaxis.set_label_coords(-0.55 / (4.1 - _LABELS), 0.5)
@@ -273,11 +275,27 @@ def _spread_of_limit(axis: Axes, layers: Sequence[int], rows: Sequence[Mapping[s
 def _errors(axis: Axes, table: Mapping[str, Any], by: str, value: str, error: str) -> None:
     """Points with errors for each geometry, side by side in their bins."""
     for i, (name, columns) in enumerate(table.items()):
-        low, high = numbers(columns[f"{by}_low"]), numbers(columns[f"{by}_high"])
-        fraction = 0.5 + 0.12 * (i - (len(table) - 1) / 2)
-        middle = low ** (1 - fraction) * high**fraction if by == "pt" else low + fraction * (high - low)
         style = STYLE.get(name, {}) | {"linestyle": "none"}
+        middle = _middle(columns, by, i, len(table))
         axis.errorbar(middle, numbers(columns[value]), numbers(columns[error]), label=name, **style)
+
+
+def _middle(columns: Mapping[str, Any], by: str, i: int, n: int) -> Array:
+    """Where points of the i-th of n geometries are in their bins."""
+    low, high = numbers(columns[f"{by}_low"]), numbers(columns[f"{by}_high"])
+    fraction = 0.5 + 0.12 * (i - (n - 1) / 2)
+    middle: Array = low ** (1 - fraction) * high**fraction if by == "pt" else low + fraction * (high - low)
+    return middle
+
+
+def _beyond(axis: Axes, table: Mapping[str, Any], by: str, value: str) -> None:
+    """Arrowheads on the upper edge where points are above it."""
+    top = axis.get_ylim()[1]
+    for i, (name, columns) in enumerate(table.items()):
+        above = numbers(columns[value]) > top
+        where = _middle(columns, by, i, len(table))[above]
+        colour = STYLE.get(name, {}).get("color", "0.5")
+        axis.plot(where, np.full(len(where), top), "^", color=colour, markersize=4, clip_on=False)
 
 
 def _reference(table: Mapping[str, Any], c: str) -> str:

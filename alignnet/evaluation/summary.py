@@ -22,7 +22,7 @@ from alignnet.evaluation import plots
 from alignnet.evaluation.attention import SensorAnswer, sensor_metrics
 from alignnet.evaluation.dca_sample import VERTICES, check_vertex
 from alignnet.evaluation.decays import decays_of
-from alignnet.evaluation.figures import figures_of
+from alignnet.evaluation.figures import figures_of, write_pictures
 from alignnet.evaluation.levels import level_metrics, write_levels
 from alignnet.evaluation.numbers import DEFAULT_NUMBERS, NUMBERS, sums_of
 from alignnet.evaluation.residuals import ResidualSummary, residual_summary
@@ -197,10 +197,7 @@ class Evaluation:
             figures["convergence"] = plots.convergence(history, metrics.get("chi2_per_ndf_ideal"))
         for layer in self.detector.layers:
             figures[f"corrections_layer{layer}"] = plots.correction_map(self.detector, self.after, layer)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in figures.items():
-            with replacing(folder / f"{name}.png") as temporary:
-                figure.savefig(temporary, dpi=130, format="png")
+        write_pictures(folder, figures)
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:

@@ -99,19 +99,16 @@ def mode_table(found: Mapping[str, Any]) -> Table:
     """Each weak mode [µm at the edge]: its errors, what was found, and the verdict."""
     table = _table(f"Weak modes, amplitude at the edge [µm], to be known to {found['aim_um']:g}", "mode")
     known = any("injected_um" in row for row in found["modes"].values())
-    for above, name in (("error", "σ"), ("", "alone"), ("prior", "σ"), ("", "alone")):
+    for above, name in (("error", "σ"), ("", "alone"), ("prior", "σ")):
         _column(table, above, name)
-    for name in ("injected", "found", "left") if known else ("found",):
+    for name in ("true", "found", "left") if known else ("found",):
         _column(table, "", name)
     _column(table, "held", "back")
     table.add_column("\nverdict", no_wrap=True)
     for name, row in found["modes"].items():
         open_ = MISSING if row["verdict"] == "unknown" else "∞"
         errors = [_short(row["sigma_um"]) if row["sigma_um"] is not None else open_]
-        errors += [
-            "∞" if row[key] is None else _short(row[key])
-            for key in ("alone_um", "prior_um", "prior_alone_um")
-        ]
+        errors += ["∞" if row[key] is None else _short(row[key]) for key in ("alone_um", "prior_um")]
         keys = ("injected_um", "found_um", "residual_um") if known else ("found_um",)
         held = row.get("held_back")  # not in runs of earlier versions
         back = MISSING if held is None else f"{100 * held:.0f} %"
@@ -216,4 +213,4 @@ def _short(value: float | None) -> str:
         return MISSING
     size = abs(value)
     digits = 2 if size < 9.995 else 1 if size < 99.95 else 0
-    return f"{value:,.{digits}f}"
+    return f"{round(value, digits) + 0.0:,.{digits}f}"  # no minus before a zero

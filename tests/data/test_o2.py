@@ -150,6 +150,8 @@ def test_a_selection_is_what_it_says(frames, tmp_path):
     [
         ({"min_clusters": 2}, "selection.min_clusters is 2, expected at least 3"),
         ({"pt": (1.0,)}, "selection.pt is .*, expected two numbers"),
+        ({"pt": (5.0, 0.2)}, "selection.pt is .5.0, 0.2., expected the least one first"),
+        ({"pt": (None, -1.0)}, "selection.pt is .None, -1.0., expected the least one first"),
         ({"max_dca": (-1.0, 0.0)}, "selection.max_dca is"),
     ],
 )

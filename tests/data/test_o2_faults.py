@@ -32,6 +32,13 @@ def with_state(frames):
     return changed(frames, {"ITSTrack.mP": values})
 
 
+def with_value(frames, column, value):
+    """Another value of the seventh track."""
+    values = frames[column].copy()
+    values[6] = value
+    return changed(frames, {column: values})
+
+
 def with_record(frames):
     values = frames["ITSTracksROF.mROFEntry.mEntries"].copy()
     values[2] += 1
@@ -56,7 +63,15 @@ FAULTS = {
     ),
     "not a number": (
         with_state,
-        r"track 6: found parameters .*nan.*, expected finite numbers, a sine within",
+        r"track 6: found parameters .*nan.*, expected finite numbers, mAlpha in rad within .*, a sine",
+    ),
+    "degrees": (
+        lambda f: with_value(f, "ITSTrack.mAlpha", 37.0),
+        r"track 6: found parameters .*mAlpha 37, .* expected .*mAlpha in rad within ±2π",
+    ),
+    "negative chi2": (
+        lambda f: with_value(f, "ITSTrack.mChi2", -3.0),
+        r"track 6: found .*mChi2 -3, expected .*mChi2 >= 0",
     ),
     "readout frames": (
         with_record,

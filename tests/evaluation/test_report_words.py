@@ -9,12 +9,13 @@ from html import unescape
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from small_detectors import barrel
 from training_runs import configured
 
-from alignnet.cli.report import _shown_in
 from alignnet.evaluation.decays import Decays, decays_of
+from alignnet.evaluation.figures import picture_words, write_pictures
 from alignnet.evaluation.report.markup import formula
 from alignnet.evaluation.report.quality_sections import decays
 from alignnet.evaluation.report.report import Report
@@ -51,12 +52,21 @@ def test_indices_are_set_low():
 
 @pytest.mark.parametrize("stem", ["dca_phi", "dca_eta", "dca_charge", "dca_top", "dca_side", "fit_quality",
                                   "residuals_halfbarrel", "residuals_stave", "surface", "overlaps", "monitor",
-                                  "mass_k0s", "corrections_layer3", "residual_histograms"])  # fmt: skip
+                                  "surface_before", "mass_k0s", "corrections_layer3",
+                                  "residual_histograms"])  # fmt: skip
 def test_pictures_are_described_in_words(stem):
-    words = _shown_in(stem)
+    words = picture_words(stem)
     assert words
     assert "_" not in words.replace("p_T", "")
 
 
 def test_a_picture_of_another_name_has_no_words():
-    assert _shown_in("notes") == _shown_in("dcavertex") == ""
+    assert picture_words("notes") == picture_words("dcavertex") == picture_words("mass_") == ""
+
+
+def test_pictures_of_an_evaluation_before_go_and_those_of_others_stay(tmp_path):
+    for stem in ("mass_k0s", "dca_phi", "holiday"):
+        (tmp_path / f"{stem}.png").write_bytes(b"old")
+    write_pictures(tmp_path, {"dca_phi": Figure()})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dca_phi.png", "holiday.png"]
+    assert (tmp_path / "dca_phi.png").read_bytes().startswith(b"\x89PNG")

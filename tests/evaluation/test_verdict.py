@@ -214,6 +214,29 @@ def test_weak_modes_are_judged_by_their_table(words, level, said, spectrum):
     assert "not looked" not in text(judged, "modes")
 
 
+def test_a_mode_that_is_not_found_is_said_however_well_its_error_says_it_is_known():
+    metrics = good_metrics()
+    rows = {"radial": {"verdict": "seen", "sigma_um": 2.0, "injected_um": 50.0, "residual_um": 22.0}}
+    metrics["weak_modes"] = {"aim_um": 5.0, "modes": rows}
+    assert "warning" in levels(verdict(metrics), "modes")
+    assert "there is left: radial 22.0 ± 2.0 of 50.0 µm." in text(verdict(metrics), "modes")
+    for left, sigma in ((4.9, 0.1), (22.0, 8.0)):  # within what was asked for, and within its error
+        rows["radial"] |= {"residual_um": left, "sigma_um": sigma}
+        assert "there is left" not in text(verdict(metrics), "modes")
+
+
+def test_a_difference_from_ideal_that_is_no_chance_is_named_with_its_bin():
+    metrics = good_metrics()
+    metrics["dca"]["after"]["mean_difference_xy_um"] = [0.5, 0.1]
+    said = text(verdict(metrics), "dca")
+    assert (
+        "within 0.50 µm of ideal in every p_T bin, 0.500 ± 0.050 at p_T 0.20–1.0 GeV/c, 10 σ from it" in said
+    )
+    metrics["dca"]["after"]["mean_difference_error_xy_um"] = [30.0, 0.05]
+    assert levels(verdict(metrics), "dca") == ["plain", "good"]
+    assert "known to 30 µm or better" in text(verdict(metrics), "dca")
+
+
 def test_tracks_without_weight_are_not_said_to_have_no_fit():
     metrics = good_metrics() | {"n_tracks_rejected": 130, "n_tracks_weightless": 100, "n_rejected": 20}
     assert text(verdict(metrics), "tracks").endswith(

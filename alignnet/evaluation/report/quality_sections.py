@@ -63,7 +63,7 @@ def _volumes(metrics: Mapping[str, Any]) -> Html:
             quality_plots.LEVELS.get(level, level),
             whole(of["n_volumes"]),
             name,
-            *(short(one[f"scatter_{c}_um"], 2) for c in "uv"),
+            *(" ± ".join(alike(one[f"scatter_{c}_um"], one.get(f"scatter_error_{c}_um"), 2)) for c in "uv"),
         ]
         for level, of in levels.items()
         for name, one in of.items()

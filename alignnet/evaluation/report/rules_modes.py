@@ -12,6 +12,9 @@ from alignnet.evaluation.weak_modes import verdicts
 WEAK_UM = 10.0
 """Expected error of a collective motion, r.m.s. displacement [µm], beyond which it is poorly known."""
 
+LEFT_ERRORS = 3.0
+"""Expected errors beyond which what is left of an injected mode is no chance."""
+
 _NOT_SEEN = {
     "assumed": ("warning", "told by priors more than by the tracks"),
     "invisible": ("warning", "not told by the tracks"),
@@ -42,10 +45,25 @@ def weak_modes(metrics: Mapping[str, Any]) -> list[Finding]:
     known = sum(len(words.get(word, ())) for word in ("seen", "held"))
     if not said:
         level = "good" if known == len(rows) else "plain"
-        return [Finding("modes", level, f"Weak modes: {known} of {len(rows)} known {asked}, or held.")]
-    level = "warning" if any(level == "warning" for level, _ in said) else "plain"
-    text = f"Weak modes: {known} of {len(rows)} known {asked}; {'; '.join(text for _, text in said)}."
-    return [Finding("modes", level, text)]
+        found = Finding("modes", level, f"Weak modes: {known} of {len(rows)} known {asked}, or held.")
+    else:
+        level = "warning" if any(level == "warning" for level, _ in said) else "plain"
+        text = f"Weak modes: {known} of {len(rows)} known {asked}; {'; '.join(text for _, text in said)}."
+        found = Finding("modes", level, text)
+    return [found, *_left(rows, aim)]
+
+
+def _left(rows: Mapping[str, Mapping[str, Any]], aim: float | None) -> list[Finding]:
+    """Which modes the answer lacks, where the truth is known."""
+    parts = []
+    for name, row in rows.items():
+        left, injected, sigma = (finite(row.get(f"{key}_um")) for key in ("residual", "injected", "sigma"))
+        if left is None or injected is None or abs(left) <= max(LEFT_ERRORS * (sigma or 0.0), aim or 0.0):
+            continue
+        parts.append(f"{name} {short(left)} ± {short(sigma, 2) if sigma else '∞'} of {short(injected)} µm")
+    if not parts:
+        return []
+    return [Finding("modes", "warning", f"Of true weak modes there is left: {', '.join(parts)}.")]
 
 
 def least_known(metrics: Mapping[str, Any]) -> list[Finding]:

@@ -54,11 +54,24 @@ def _dca_against_ideal(metrics: Mapping[str, Any], c: str) -> Iterator[Finding]:
         k = beyond.index(max(beyond))
         said = f"Mean DCA_{c} is {_measured(metrics, mean, k, 2)} µm off ideal at {_bin(metrics, mean, k)}, "
         said += f"beyond {short(limits[k], 2)} µm ({MEAN_NEAR * 100:g} % of the ideal width)"
+    error = known(at(metrics, "dca", "after", _error_of(mean)))
+    if near and len(error) == len(off):
+        said += _significance(metrics, mean, off, error)
+        level = "plain" if level == "good" and any(map(float.__gt__, error, limits)) else level
     yield Finding(
         "dca", level if near else "warning",
         f"{said}{_was('up to {} µm', at(metrics, 'dca', 'before', mean))}; "
         f"{_width_said(metrics, ratio, wide)}{_was('up to {} times', at(metrics, 'dca', 'before', ratio))}.",
     )  # fmt: skip
+
+
+def _significance(metrics: Mapping[str, Any], key: str, off: list[float], error: list[float]) -> str:
+    """Whether the differences are chance: the one with the most standard errors where it is not."""
+    pulls = [abs(o) / max(e, 1e-12) for o, e in zip(off, error, strict=True)]
+    k = pulls.index(max(pulls))
+    if pulls[k] <= SIGNIFICANT:
+        return f", known to {short(max(error), 2)} µm or better"
+    return f", {_measured(metrics, key, k, 2)} at {_bin(metrics, key, k)}, {short(pulls[k], 2)} σ from it"
 
 
 def _width_said(metrics: Mapping[str, Any], ratio: str, wide: list[float]) -> str:

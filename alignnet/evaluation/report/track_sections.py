@@ -67,7 +67,8 @@ def _dca(key: str, by: str, geometries: Mapping[str, Any], spoken: list[str]) ->
         "weight in the cost. Means that differ much are on an axis that is linear to "
         f"±{LINEAR_UM:g} µm, and logarithmic beyond."
     )
-    numbers = [_dca_numbers(geometries, c, by, variable) for c in ("xy", "z")]
+    tables = (_dca_numbers, _dca_differences)
+    numbers = [make(geometries, c, by, variable) for c in ("xy", "z") for make in tables]
     bins = f"in bins of {variable}"
     name = "DCA" if key in ("dca", f"dca_by_{by}") else key
     heading = element("h3", formula(f"{name} {bins}"))
@@ -102,6 +103,31 @@ def _dca_numbers(geometries: Mapping[str, Any], c: str, by: str, variable: str) 
             row += [*(value for value, _ in said), said[-1][1]]
         rows.append(row)
     return table(f"DCA_{c}, ± of {list(geometries)[-1]}", columns, rows)
+
+
+def _dca_differences(geometries: Mapping[str, Any], c: str, by: str, variable: str) -> Html:
+    """Against the reference, on the same tracks: differences of the means, ratios of the widths."""
+    others = {name: g for name, g in geometries.items() if set(g.get(f"width_ratio_{c}", ())) - {1.0, None}}
+    if not others:
+        return Html("")
+    quantities = {f"mean_difference_{c}_um": "mean [µm]", f"width_ratio_{c}": "width ratio"}
+    columns = [Column(variable, True)]
+    columns += [Column(f"{said}, {name}") for said in quantities.values() for name in others]
+    last = next(iter(others.values()))
+    rows = [
+        [
+            TWO[by][i] if by in TWO else f"{low:.3g} … {high:.3g}",
+            *(_with_error(g, key, c, i) for key in quantities for g in others.values()),
+        ]
+        for i, (low, high) in enumerate(zip(last[f"{by}_low"], last[f"{by}_high"], strict=True))
+    ]
+    reference = next((name for name in geometries if name not in others), "the reference")
+    return table(f"DCA_{c} against {reference}, on the same tracks", columns, rows)
+
+
+def _with_error(columns: Mapping[str, Any], key: str, c: str, i: int) -> str:
+    value, error = columns[key][i], columns[key.replace(f"_{c}", f"_error_{c}")][i]
+    return short(None) if finite(value) is None else " ± ".join(alike(value, error))
 
 
 def residuals(report: Report) -> Html:

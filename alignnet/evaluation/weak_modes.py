@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from operator import mul
 from typing import Any
 
 from torch import Tensor
@@ -96,9 +97,10 @@ def mode_metrics(
 
     Returns:
         `{"aim_um", "modes": {name: {"sigma_um", "alone_um", "prior_um", "prior_alone_um", "held_back",
-        "verdict", "found_um"}, …}}`, where None is infinite; with a truth also `injected_um`, `residual_um`
-        (injected − found) and `recovered`, the found part of what was injected, None where that is not clear
-        of its error.
+        "verdict", "found_um"}, …}, "response": rows of what the answer has of each mode for an amplitude 1 of
+        each}`, where None is infinite; with a truth also `injected_um`, `residual_um` (injected − found),
+        `expected_residual_um` (of the true modes by the response) and `recovered`, the found part of what was
+        injected, None where that is not clear of its error.
     """
     amplitudes = ModeAmplitudes(detector, aligned)
     start = amplitudes(before)
@@ -106,7 +108,8 @@ def mode_metrics(
     injected = None if truth is None else amplitudes(truth) - start
     rows: dict[str, Any] = {}
     for i, name in enumerate(errors.names):
-        sigma, alone, prior, prior_alone, held_back = (float(part[i]) for part in errors[1:])
+        parts = (errors.sigma, errors.alone, errors.prior, errors.prior_alone, errors.held_back)
+        sigma, alone, prior, prior_alone, held_back = (float(part[i]) for part in parts)
         rows[name] = {
             "sigma_um": number(sigma / UM),
             "alone_um": number(alone / UM),
@@ -118,7 +121,8 @@ def mode_metrics(
         }
         if injected is not None:
             rows[name] |= _recovered(float(injected[i]), float(found[i]), sigma)
-    return {"aim_um": aim / UM, "modes": rows}
+    response = [[number(part) for part in row] for row in errors.response]
+    return _with_expected({"aim_um": aim / UM, "modes": rows, "response": response})
 
 
 def with_truth(
@@ -140,7 +144,19 @@ def with_truth(
         row, sigma = rows[name], rows[name]["sigma_um"]
         error = math.inf if sigma is None else sigma * UM
         row |= _recovered(injected[name], row["found_um"] * UM, error)
-    return {**found, "modes": rows}
+    return _with_expected({**found, "modes": rows})
+
+
+def _with_expected(found: dict[str, Any]) -> dict[str, Any]:
+    """What priors are expected to leave of the true modes: (1 − response) · injected."""
+    rows, response = found["modes"], found.get("response")
+    injected = [row.get("injected_um") for row in rows.values()]
+    if not response or None in injected:
+        return found
+    for here, row, parts in zip(injected, rows.values(), response, strict=True):
+        answer = None if None in parts else sum(map(mul, parts, injected))
+        row["expected_residual_um"] = None if answer is None else here - answer
+    return found
 
 
 def _recovered(injected: float, found: float, sigma: float) -> dict[str, float | None]:

@@ -7,13 +7,14 @@ unknowns, priors and penalties in it, and E what these displace,
     σ_alone⁻² = mᵀ H m            the sensors moving along the mode m only, by the tracks alone,
     σ_prior² = pᵀ E W⁻¹ Eᵀ p      before there are tracks: W of priors and penalties,
     σ_prior,alone⁻² = min xᵀ W x  of the unknowns x that move the sensors along the mode only, E x = m,
-    held back = 1 − pᵀ E A⁻¹ Eᵀ H m   the part of a mode that is there which the answer does not have.
+    response = pᵀ E A⁻¹ Eᵀ H m        what the answer has of an amplitude where this mode is, or another,
+    held back = 1 − response          of the mode itself: the part of it that the answer lacks.
 
 The first is at most the third and, where there are no priors, at least the second. With priors it may be
 less: what tracks tell of other motions sharpens what priors tell of this one, which tracks need not feel.
-The last is a bias: priors of single volumes are against a mode which moves all of them together, and sensors
-that only follow their volumes are in the way of one that moves these otherwise. Eᵀ H m is the gradient of
-tracks without noise in sensors that the mode has moved.
+The last two are biases: priors of single volumes are against a mode which moves all of them together, and
+sensors that only follow their volumes are in the way of one that moves these otherwise. Eᵀ H m is the
+gradient of tracks without noise in sensors that the mode has moved.
 """
 
 from __future__ import annotations
@@ -42,7 +43,12 @@ class ModeErrors(NamedTuple):
     alone: Tensor  # by the tracks, if the sensors moved along the mode only
     prior: Tensor  # without tracks, all else free
     prior_alone: Tensor  # by the priors, if the sensors moved along the mode only
-    held_back: Tensor  # the part of an amplitude that priors, and what cannot move, keep out of the answer
+    response: Tensor  # of the answer's amplitudes to those that are there (modes, modes)
+
+    @property
+    def held_back(self) -> Tensor:
+        """The part of an amplitude that priors, and what cannot move, keep out of the answer (modes,)."""
+        return 1 - self.response.diagonal()
 
 
 def mode_errors(
@@ -76,13 +82,11 @@ def mode_errors(
         torch.stack([_with_terms(system, *each) for each in zip(tracks, m, strict=True)]) if len(m) else none
     )
     if dense:
-        variance, recovered = _exact(system, preconditioner, p, forces, metric)
+        variance, response = _exact(system, preconditioner, p, forces, metric)
     else:
-        rows = [
-            _solved(system, preconditioner, *each, tolerance, max_iterations)
-            for each in zip(p, forces, strict=True)
-        ]
-        variance, recovered = torch.stack(rows, -1) if rows else p.new_zeros(2, 0)
+        rows = [_solved(system, preconditioner, form, forces, tolerance, max_iterations) for form in p]
+        found = torch.stack(rows) if rows else p.new_zeros(0, 1)
+        variance, response = found[:, 0], found[:, 1:]
     seen = (m * tracks).sum((1, 2))
     energy = (
         torch.stack([_least_energy(system, motion, blocks) for motion in m]) if len(m) else p.new_zeros(0)
@@ -93,7 +97,7 @@ def mode_errors(
         _error(seen),
         prior_errors(system, p),
         _error(energy),
-        1 - recovered,
+        response,
     )
 
 
@@ -179,13 +183,10 @@ def _penalised_alone(forms: Tensor, penalties: Tensor) -> Tensor:
 def _exact(
     system: Hierarchical, preconditioner: Preconditioner, forms: Tensor, force: Tensor, metric: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """pᵀ E A⁻¹ Eᵀ p, infinite where nothing is known, and pᵀ E A⁻¹ Eᵀ H m."""
+    """pᵀ E A⁻¹ Eᵀ p (modes,), infinite where nothing is known, and pᵀ E A⁻¹ Eᵀ H m (modes, modes)."""
     errors = exact_errors(system, metric, constraints_of(preconditioner))
     along = torch.einsum("msd,csd->mc", forms, errors.columns)
-    known, recovered = (
-        along.square().sum(1),
-        (along * torch.einsum("msd,csd->mc", force, errors.columns)).sum(1),
-    )
+    known, response = along.square().sum(1), along @ torch.einsum("msd,csd->cm", force, errors.columns)
     open_ = torch.einsum("msd,nsd->mn", forms, errors.removal.motions).square().sum(1)
     size = torch.einsum("msd,msd->m", forms, forms).sqrt()
     null = (
@@ -193,7 +194,7 @@ def _exact(
         if len(errors.removal.motions)
         else torch.zeros_like(known, dtype=torch.bool)
     )
-    return torch.where(null, torch.inf, known), recovered
+    return torch.where(null, torch.inf, known), response
 
 
 def _solved(
@@ -204,16 +205,17 @@ def _solved(
     tolerance: float,
     max_iterations: int,
 ) -> Tensor:
-    """pᵀ E A⁻¹ Eᵀ p, infinite where tracks and priors leave p open, and pᵀ E A⁻¹ Eᵀ H m; NaN without an end.
+    """pᵀ E A⁻¹ Eᵀ p, infinite where tracks and priors leave p open, and pᵀ E A⁻¹ Eᵀ H m for every m; NaN
+    without an end.
 
     What conjugate gradients leave of it is of second order in their tolerance.
     """
     force = system.collect(form)
     solution = minimised(system, force, preconditioner, tolerance, max_iterations)
     moved = system.expand(solution.x)
-    variance, recovered = (form * moved).sum(), (seen * moved).sum()
+    variance, response = (form * moved).sum(), torch.einsum("msd,sd->m", seen, moved)
     open_ = (form * system.expand(preconditioner.on_all(force) - preconditioner(force))).sum()
     if bool(open_ > _NULL * variance.abs()):
         variance = torch.full_like(variance, torch.inf)
-    found = torch.stack([variance, recovered])
+    found = torch.cat([variance[None], response])
     return found if solution.converged else torch.full_like(found, torch.nan)

@@ -37,7 +37,7 @@ def weak_modes() -> dict[str, Any]:
     sigma = torch.full((len(names),), 2 * UM, dtype=torch.float64)
     sigma[names.index("curl")] = torch.inf
     none = torch.full_like(sigma, torch.inf)
-    errors = ModeErrors(names, sigma, sigma / 2, none, none, torch.zeros_like(sigma))
+    errors = ModeErrors(names, sigma, sigma / 2, none, none, torch.eye(len(sigma)))
     truth = Composed([WeakMode("radial", 50 * UM), WeakMode("twist", 1 * UM)])(DETECTOR)
     start = torch.zeros_like(truth)
     return mode_metrics(DETECTOR, errors, EVERYONE, start, 0.9 * truth, truth)

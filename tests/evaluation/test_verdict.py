@@ -216,10 +216,11 @@ def test_weak_modes_are_judged_by_their_table(words, level, said, spectrum):
 
 def test_a_mode_that_is_not_found_is_said_however_well_its_error_says_it_is_known():
     metrics = good_metrics()
-    rows = {"radial": {"verdict": "seen", "sigma_um": 2.0, "injected_um": 50.0, "residual_um": 22.0}}
+    rows = {"radial": {"verdict": "seen", "sigma_um": 2.0, "injected_um": 50.0, "residual_um": 22.0,
+                       "expected_residual_um": 20.0}}  # fmt: skip
     metrics["weak_modes"] = {"aim_um": 5.0, "modes": rows}
     assert "warning" in levels(verdict(metrics), "modes")
-    assert "there is left: radial 22.0 ± 2.0 of 50.0 µm." in text(verdict(metrics), "modes")
+    assert "there is left: radial 22.0 ± 2.0 of 50.0 µm (priors: 20.0)." in text(verdict(metrics), "modes")
     for left, sigma in ((4.9, 0.1), (22.0, 8.0)):  # within what was asked for, and within its error
         rows["radial"] |= {"residual_um": left, "sigma_um": sigma}
         assert "there is left" not in text(verdict(metrics), "modes")

@@ -229,8 +229,9 @@ def test_what_priors_hold_back_is_the_bias_of_the_dense_answer(modes, dense):
         x = spread @ torch.linalg.solve(moves @ spread, motion.flatten())  # the mode as priors like it best
         assert torch.allclose(moves @ x, motion.flatten(), atol=1e-9 * float(motion.abs().max()))
         answer = (moves @ torch.linalg.solve(matrix, tracks @ x)).view_as(motion)
-        recovered = float((found.forms[i] * answer).sum())
-        assert 1 - float(errors.held_back[i]) == pytest.approx(recovered, abs=1e-5)
+        response = torch.einsum("msd,sd->m", found.forms, answer)
+        assert torch.allclose(errors.response[:, i], response, rtol=0, atol=1e-5)
+        assert float(errors.held_back[i]) == pytest.approx(1 - float(response[i]), abs=1e-5)
 
 
 @pytest.mark.parametrize("dense", [True, False])

@@ -63,8 +63,8 @@ def weak_modes(report: Report) -> Html:
     names = ["σ", "σ along it alone", "σ without tracks", "the same along it alone", "found"]
     keys = ["sigma_um", "alone_um", "prior_um", "prior_alone_um", "found_um"]
     if known:
-        names += ["injected", "left"]
-        keys += ["injected_um", "residual_um"]
+        names += ["injected", "left", "left by priors"]
+        keys += ["injected_um", "residual_um", "expected_residual_um"]
     columns = [Column("mode", True), Column("verdict", True), *(Column(f"{name} [µm]") for name in names)]
     columns.append(Column("held back [%]"))
     columns += [Column("recovered [%]")] if known else []
@@ -80,6 +80,7 @@ def weak_modes(report: Report) -> Html:
         "from priors without tracks; what was found from the start on; which part of a mode priors hold "
     )
     caption += "back from the answer"
+    caption += "; what they are expected to leave of all injected modes together" if known else ""
     return joined([element("p", _said(modes, found)), table(caption, columns, rows)])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignnet.evaluation.report.finding import Finding
-from alignnet.evaluation.report.numbers import at, count, finite, plural, short, table
+from alignnet.evaluation.report.numbers import alike, at, count, finite, plural, short, table
 from alignnet.evaluation.weak_modes import verdicts
 
 WEAK_UM = 10.0
@@ -60,10 +60,16 @@ def _left(rows: Mapping[str, Mapping[str, Any]], aim: float | None) -> list[Find
         left, injected, sigma = (finite(row.get(f"{key}_um")) for key in ("residual", "injected", "sigma"))
         if left is None or injected is None or abs(left) <= max(LEFT_ERRORS * (sigma or 0.0), aim or 0.0):
             continue
-        parts.append(f"{name} {short(left)} ± {short(sigma, 2) if sigma else '∞'} of {short(injected)} µm")
+        error = " ± ".join(alike(left, sigma)) if sigma else f"{short(left)} ± ∞"
+        parts.append(f"{name} {error} of {short(injected)} µm{_expected(row)}")
     if not parts:
         return []
-    return [Finding("modes", "warning", f"Of true weak modes there is left: {', '.join(parts)}.")]
+    return [Finding("modes", "warning", f"Of true weak modes there is left: {'; '.join(parts)}.")]
+
+
+def _expected(row: Mapping[str, Any]) -> str:
+    expected = finite(row.get("expected_residual_um"))
+    return "" if expected is None else f" (priors: {short(expected)})"
 
 
 def least_known(metrics: Mapping[str, Any]) -> list[Finding]:

@@ -24,7 +24,7 @@ from alignnet.data.root_alignment import read_alignment, read_alignment_table
 from alignnet.evaluation.numbers import DEFAULT_NUMBERS
 from alignnet.evaluation.stream import events_of
 from alignnet.evaluation.summary import report, write_metrics
-from alignnet.evaluation.weak_modes import with_truth
+from alignnet.evaluation.weak_modes import moved_by, with_truth
 from alignnet.export.alice import read_start_volumes
 from alignnet.geometry.detector import Detector
 from alignnet.training.answer import ALIGNED, FIXED
@@ -73,7 +73,11 @@ def main(config: DictConfig) -> None:
     metrics |= {key: trained[key] for key in OF_TRAINING if key in trained}
     if evaluation.truth is not None and metrics.get("weak_modes"):
         metrics["weak_modes"] = with_truth(
-            metrics["weak_modes"], problem.detector, evaluation.aligned, evaluation.before, evaluation.truth
+            metrics["weak_modes"],
+            problem.detector,
+            moved_by(evaluation.before, local),
+            evaluation.before,
+            evaluation.truth,
         )
     metrics |= {"seconds": time.perf_counter() - start, "peak_memory_mb": peak_memory_mb()}
     metrics["run"] = provenance(problem, typed("evaluate"), settings.seed)

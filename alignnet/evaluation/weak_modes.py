@@ -41,6 +41,7 @@ INVISIBLE_AIMS, INVISIBLE_PRIOR, SEEN_PRIOR = 20.0, 0.9, 0.5
 
 ASSUMED_PART, SEEN_PART = 0.5, 0.1  # of a mode, which priors hold back
 
+_STILL = 1e-10  # cm and rad: rounding, no motion
 _HELD = 1e-7  # of its prior, or of the error along the mode alone, that is left of what a constraint holds
 _CLEAR = 2.0  # errors by which an injected amplitude must exceed 0 for its recovered part to be stated
 
@@ -76,10 +77,19 @@ def verdict(
     return "seen" if known and held_back <= SEEN_PART else "weak"
 
 
+def moved_by(before: Tensor, after: Tensor) -> Tensor:
+    """Which sensors an answer has moved, by themselves or with their volumes (sensors,).
+
+    Args:
+        before, after: local sixes of start and answer (sensors, 6).
+    """
+    return ((after - before).abs() > _STILL).any(-1)
+
+
 def mode_metrics(
     detector: Detector,
     errors: ModeErrors,
-    aligned: Tensor,
+    moved: Tensor,
     before: Tensor,
     after: Tensor,
     truth: Tensor | None,
@@ -90,7 +100,7 @@ def mode_metrics(
     Args:
         detector: the nominal places.
         errors: of the modes' amplitudes.
-        aligned: sensors that count (sensors,).
+        moved: sensors that count (sensors,), of `moved_by`.
         before, after: local sixes of start and answer (sensors, 6).
         truth: the true ones of a simulation, or None.
         aim: to what an amplitude should be known [cm].
@@ -102,7 +112,7 @@ def mode_metrics(
         `expected_residual_um` (of the true modes by the response) and `recovered`, the found part of what was
         injected, None where that is not clear of its error.
     """
-    amplitudes = ModeAmplitudes(detector, aligned)
+    amplitudes = ModeAmplitudes(detector, moved)
     start = amplitudes(before)
     found = amplitudes(after) - start
     injected = None if truth is None else amplitudes(truth) - start
@@ -126,18 +136,18 @@ def mode_metrics(
 
 
 def with_truth(
-    found: Mapping[str, Any], detector: Detector, aligned: Tensor, before: Tensor, truth: Tensor
+    found: Mapping[str, Any], detector: Detector, moved: Tensor, before: Tensor, truth: Tensor
 ) -> dict[str, Any]:
     """Weak modes as metrics.json has them, of a run that knew no truth, with what that says of them.
 
     Args:
         found: of `mode_metrics`.
         detector: the nominal places.
-        aligned: sensors that count (sensors,).
+        moved: sensors that count (sensors,), of `moved_by`.
         before: local six of the start (sensors, 6).
         truth: the true ones (sensors, 6).
     """
-    amplitudes = ModeAmplitudes(detector, aligned)
+    amplitudes = ModeAmplitudes(detector, moved)
     injected = dict(zip(amplitudes.names, (amplitudes(truth) - amplitudes(before)).tolist(), strict=True))
     rows = {name: dict(row) for name, row in found["modes"].items()}
     for name in rows.keys() & injected.keys():

@@ -162,6 +162,18 @@ class Hierarchical:
             total = total + level.prolong(part.view(level.n_groups, -1))
         return total
 
+    def moves(self, n_hits: Tensor) -> Tensor:
+        """Which sensors an answer moves: by themselves, or with a volume that has hits (sensors,).
+
+        Args:
+            n_hits: of each sensor (sensors,).
+        """
+        moving = self.own.any(-1)
+        for level in self.levels:
+            total = n_hits.new_zeros(level.n_groups).index_add_(0, level.group, n_hits)
+            moving = moving | (level.basis.flatten(1).any(-1) & (total[level.group] > 0))
+        return moving
+
     def inside(self, x: Tensor, depth: int) -> Tensor:
         """What volumes deeper than `depth`, and the sensors themselves, add to the displacement."""
         total, (_, *rest) = self.own_part(x), x.split(self._sizes)

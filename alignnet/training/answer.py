@@ -74,7 +74,7 @@ def answer_of(
     errors, spectrum = wanted.of(system, module.detector, solver.dtype, module.seed)
     trained = _trained(module)
     levels = () if trained is None else level_answers(trained, solver, system[0], errors, start or {})
-    rest = errors, spectrum, tuple(levels), wanted.modes(system, module.detector, status == ALIGNED)
+    rest = errors, spectrum, tuple(levels), wanted.modes(system, module.detector, system[0].moves(n_hits))
     if errors is not None:
         return Answer(local, errors.sigma, n_hits, status, errors.draws, *rest)
     error_draws = [solver.error_draw(system, module.seed)] if draw else []

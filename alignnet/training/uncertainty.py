@@ -106,18 +106,18 @@ class Uncertainty:
 
     @torch.no_grad()
     def modes(
-        self, system: tuple[Hierarchical, Preconditioner], detector: Detector, aligned: Tensor
+        self, system: tuple[Hierarchical, Preconditioner], detector: Detector, moving: Tensor
     ) -> ModeErrors | None:
         """Errors of the weak modes' amplitudes in a system in the local six; None where not wanted.
 
         Args:
             system: of the training tracks, with its preconditioner.
             detector: the nominal places.
-            aligned: sensors that count (sensors,).
+            moving: sensors that count (sensors,).
         """
-        if not self.weak_modes or not bool(aligned.any()):
+        if not self.weak_modes or not bool(moving.any()):
             return None
-        found = ModeAmplitudes(detector, aligned)
+        found = ModeAmplitudes(detector, moving)
         columns = system[0].problem.free.shape[-1]
         metric = displacement_metric(detector, columns).to(system[0].weight)
         forms, motions = padded(found.forms, columns), padded(found.motions, columns)

@@ -136,7 +136,15 @@ def _choices_with(key: str, config_path: str) -> list[str]:
     """The choices of the group before the key's first dot whose files have the key."""
     group, _, name = key.partition(".")
     files = sorted((Path(config_path) / group).glob("*.yaml")) if name else []
-    return [file.stem for file in files if OmegaConf.select(OmegaConf.load(file), name) is not None]
+    return [file.stem for file in files if _has(OmegaConf.load(file), name)]
+
+
+def _has(node: Any, key: str) -> bool:
+    """Whether a configuration has a dotted key; none where a list stands on the way to it."""
+    try:
+        return OmegaConf.select(node, key) is not None
+    except OmegaConfBaseException:
+        return False
 
 
 def _missing_choice(error: MissingConfigException) -> str:

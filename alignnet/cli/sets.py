@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from alignnet.cli.app import build, values_of
 from alignnet.cli.arguments import check_arguments
 from alignnet.data.datamodule import AlignmentData
-from alignnet.errors import ConfigError
+from alignnet.errors import AlignnetError, ConfigError
 from alignnet.geometry.detector import Detector
 from alignnet.loss.chi2 import HelixChi2
 from alignnet.loss.objective import DataSet
@@ -80,14 +80,17 @@ def sets_of(
         settings = {**data_of(_plain(config.data)), "max_tracks": None, **own, "files": section["files"]}
         with values_of(key):
             data[str(name)] = AlignmentData(**{**given, **settings, "detector": mine})
-            loss = load_loss(_loss_of(config.loss, section), mine)
+            loss = load_loss(_loss_of(config.loss, section, key), mine)
         found.append(DataSet(str(name), loss, float(section.get("weight", 1.0))))
     return data, tuple(found)
 
 
-def _loss_of(first: DictConfig, section: Section) -> Any:
+def _loss_of(first: DictConfig, section: Section, key: str) -> Any:
     """The first set's cost with what a set says of its own."""
-    node = OmegaConf.merge(first, section.get("loss") or {})
+    own = section.get("loss") or {}
+    if strange := [str(name) for name in own if name not in first]:
+        raise ConfigError(f"{key}.loss has {strange}; a loss has {[str(name) for name in first]}")
+    node = OmegaConf.merge(first, own)
     decay = section.get("decay")
     if decay is None:
         return node
@@ -119,18 +122,23 @@ def terms_of(node: DictConfig, detector: Detector) -> Terms:
         if not isinstance(one, DictConfig) or "_target_" not in one:
             raise ConfigError(f"loss.terms.{name} has no _target_: the class or function of the term")
         weights[str(name)] = float(one.get("weight", 1.0))
-        functions[str(name)] = _term(
-            OmegaConf.masked_copy(one, [str(k) for k in one if k != "weight"]), detector
-        )
+        functions[str(name)] = _term(f"loss.terms.{name}", one, detector)
     return Terms(functions, weights)
 
 
-def _term(node: DictConfig, detector: Detector) -> Any:
-    waiting = node.copy()
-    OmegaConf.set_struct(waiting, False)
-    waiting["_partial_"] = True
-    takes = inspect.signature(build(waiting).func).parameters
-    return build(node, **({"detector": detector} if "detector" in takes else {}))
+def _term(key: str, section: DictConfig, detector: Detector) -> Any:
+    """A user's term; whatever its constructor raises is told by its key."""
+    values = {str(k): v for k, v in section.items() if k != "weight"}
+    node = OmegaConf.create({"_target_": values.pop("_target_"), "_partial_": True})
+    make = build(node).func
+    given = {"detector": detector} if "detector" in inspect.signature(make).parameters else {}
+    check_arguments(make, values, key, given)
+    try:
+        return build(OmegaConf.create({**node, **values, "_partial_": False}), **given)
+    except (AlignnetError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # a stranger's code
+        raise ConfigError(f"{key}: {node._target_} raised {type(error).__name__}: {error}") from error
 
 
 def _plain(node: Any) -> Section:

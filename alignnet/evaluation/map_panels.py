@@ -129,7 +129,7 @@ def _draw(
     corners, names, _ = outlines(detector, rows)
     values = oriented(detector, local, rows)[:, COORDINATES.index(coordinate)] / UM
     shades = colours(scale)
-    cells = PolyCollection(list(corners), array=values, cmap=shades.cmap, norm=shades.norm)
+    cells = PolyCollection(corners, array=values, cmap=shades.cmap, norm=shades.norm)
     cells.set(edgecolor="face", linewidth=0.5, antialiased=False, rasterized=True)
     axis.add_collection(cells)
     axis.autoscale_view()

@@ -46,9 +46,7 @@ def correction_map(detector: Detector, local: Tensor, layer: int) -> Figure:
     for k, axis in enumerate(axes):
         size = np.abs(values[:, k])
         edge = max(float(np.quantile(size, 0.995)), 1e-3)
-        cells = PolyCollection(
-            list(corners), array=values[:, k], cmap=diverging(), norm=Normalize(-edge, edge)
-        )
+        cells = PolyCollection(corners, array=values[:, k], cmap=diverging(), norm=Normalize(-edge, edge))
         cells.set(edgecolor="face", linewidth=0.5, antialiased=False)
         axis.add_collection(cells)
         axis.autoscale_view()

@@ -15,6 +15,7 @@ from alignnet.evaluation.style import (
     layer_axis,
     legend_above,
     lin_log_micrometres,
+    margins,
     numbers,
     styled,
 )
@@ -79,8 +80,9 @@ def surface_map(surface: Mapping[str, Any], name: str = "after") -> Figure:
         name: of the geometry.
     """
     layers = surface[name]
-    figure = Figure(figsize=(max(4.0, 1.75 * len(layers)), 4.6), layout="constrained")
-    axes = figure.subplots(2, len(layers), squeeze=False, sharex=True, sharey=True)
+    figure = Figure(figsize=(max(4.0, 1.75 * len(layers)), 4.6))
+    grid = margins(figure, (2, len(layers)), left=0.75, bottom=0.5, top=0.55, gap=0.15) | {"hspace": 0.17}
+    axes = figure.subplots(2, len(layers), squeeze=False, sharex=True, sharey=True, gridspec_kw=grid)
     for column, (layer, found) in zip(axes.T, layers.items(), strict=True):
         for axis, c in zip(column, "uv", strict=True):
             means = np.array([numbers(row) for row in found[f"mean_{c}_um"]])
@@ -96,6 +98,7 @@ def surface_map(surface: Mapping[str, Any], name: str = "after") -> Figure:
             )
             of, size = layer.removeprefix("layer"), float(f"{edge:.2g}")
             axis.set_title(f"layer {of}, {c}, ±{size:g} µm", fontsize=8)
+    axes[0, 0].set_xticks((-0.5, 0.0, 0.5))
     figure.supxlabel("u over half the active width", fontsize=10)
     figure.supylabel("v over half the active length", fontsize=10)
     figure.suptitle(f"unbiased residuals, {name}", fontsize=10)

@@ -86,7 +86,7 @@ def find_tracks(
         for i in range(count):
             work.place[room.columns[i]] = i
         _clear(t, pairs, out)
-        if count > 0 and fk.rough_fit(t, count, work.q, measured, model, room):
+        if count > 0:
             _find_track(t, count, measured, model, fitted, pairs, out, room, work)
 
 
@@ -105,16 +105,20 @@ def _find_track(
     room: fk.Room, work: Work,
 ) -> None:  # fmt: skip
     vertex = model.vertex and measured.has_vertex[t]
-    if vertex:
-        fk.weigh_vertex(t, work.q, measured, model, fitted, room)
-    fk.whitened(t, n, work.q, False, measured, model, fitted, room)
-    out.state[t], work.s[:], work.frame[:] = work.q, room.s, room.frame  # both fits start here
-    work.rows[: 2 * n] = room.rows[: 2 * n]
-    good = _descend(t, n, out.state[t], False, measured, model, fitted, room, work)
-    out.free_ok[t] = good
+    found = good = fk.rough_fit(t, n, work.q, measured, model, room)
+    meets = vertex and found and fk.meets_vertex(t, work.q, measured, room)
+    if found:
+        _begin(t, n, meets, measured, model, fitted, room, work)
+        out.state[t] = work.q
+        good = _descend(t, n, out.state[t], False, measured, model, fitted, room, work)
+        out.free_ok[t] = good
     if good:
         out.free_chi2[t] = tk.square(room.rows, 0, 2 * n)
         _covariance(model.n_parameters, room, work, out.covariance[t])
+    if vertex and not meets:
+        if not fk.rough_fit_to_vertex(t, n, work.q, measured, model, fitted, room):
+            return
+        _begin(t, n, True, measured, model, fitted, room, work)
     if vertex:
         room.s[:], room.frame[:], room.rows[: 2 * n] = work.s, work.frame, work.rows[: 2 * n]
         good = _descend(t, n, work.q, True, measured, model, fitted, room, work)
@@ -128,6 +132,18 @@ def _find_track(
     _residuals(t, n, measured, model, out, room, work)
     for p in range(pairs.first[t], pairs.first[t + 1]):
         _pair(p, n, model.n_parameters, pairs, out, room, work)
+
+
+@compiled
+def _begin(
+    t: int, n: int, vertex: bool, measured: fk.Measured, model: fk.Model, fitted: fk.Fitted, room: fk.Room,
+    work: Work,
+) -> None:  # fmt: skip
+    """Rows and weights where the fits to the hits, with the vertex and without, start."""
+    if vertex:
+        fk.weigh_vertex(t, work.q, measured, model, fitted, room)
+    fk.whitened(t, n, work.q, False, measured, model, fitted, room)
+    work.s[:], work.frame[:], work.rows[: 2 * n] = room.s, room.frame, room.rows[: 2 * n]
 
 
 @compiled

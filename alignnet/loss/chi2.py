@@ -24,6 +24,8 @@ from alignnet.geometry.detector import Detector
 from alignnet.geometry.plane import Plane
 from alignnet.loss import compiled_fit
 from alignnet.loss.descent import advance, settle
+from alignnet.loss.fit_kernel import REACH
+from alignnet.loss.fit_part import part_of, put_back
 from alignnet.loss.hit_weights import HitWeights
 from alignnet.loss.noise import NoiseModel
 from alignnet.loss.robust import TrackWeights
@@ -169,6 +171,8 @@ class HelixChi2(nn.Module):
         )
         every = torch.ones_like(batch.outward)
         first, _ = advance(self, planes, Fit(helix, rough, None, None, None, every), batch)
+        if self.vertex == "given" and start is None:
+            first = self._to_vertex(planes, first, batch)
         helix, ok = first.helix, first.ok
         _, s = residuals(helix, planes, first.s)
         whitening = self.noise(helix, planes, s, batch)
@@ -176,6 +180,26 @@ class HelixChi2(nn.Module):
         fit = Fit(helix, whitening, self._vertex_whitening(axes, batch), axes, origins, ok, s)
         fit = fit._replace(ok=fit.ok & whitening.usable)
         return self.at_minimum(planes, fit, batch)
+
+    def _to_vertex(self, planes: Plane, first: Fit, batch: Batch) -> Fit:
+        """A rough fit, with the vertex as a further hit for tracks that miss theirs without it.
+
+        Three hits of one disc leave a track nearly free, wherever it then comes from.
+        """
+        place = hx.point(first.helix, hx.path_to_axis(first.helix, batch.vertex))
+        meets = first.ok & ((place - batch.vertex).norm(dim=-1) <= REACH)
+        far = batch.has_vertex & ~meets
+        if not far.any():
+            return first
+        part = part_of(far, planes, first, batch)
+        some, points = part.batch, torch.cat([part.planes.origin, part.batch.vertex[:, None]], 1)
+        every = torch.ones_like(some.outward)
+        is_hit = torch.cat([some.is_hit, every[:, None]], 1)
+        helix = seed(points, is_hit, some.outward, self.b_z)
+        axes = self._vertex_axes(helix, some)
+        fit = Fit(helix, part.fit.whitening, self._vertex_whitening(axes, some), axes, None, every)
+        again, _ = advance(self, part.planes, fit, some)
+        return put_back(first, part._replace(fit=again))
 
     def _compiled(self, planes: Plane, batch: Batch) -> Fit:
         """`fit` without tensors: the same numbers to rounding, several times faster."""

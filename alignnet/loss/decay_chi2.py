@@ -74,7 +74,15 @@ class DecayChi2(HelixChi2):
         if self.hit_weights.kind != "none":
             raise ConfigError("decay: loss.hit_weights are of single tracks; set hit_weights.kind=none")
         self.mass, self.width = mass, width
+        self._check_lighter(0.0 if daughters is None else sum(daughters))
         self.daughters = None if daughters is None else tuple(daughters)
+
+    def _check_lighter(self, together: float) -> None:
+        if together >= self.mass:
+            raise ConfigError(
+                f"decay.mass is {self.mass:g} GeV/c², its daughters have {together:.4g}, expected less; "
+                "give the mass of what decays, or decay.daughters where the file's masses are not theirs"
+            )
 
     def parts(self, batch: Batch) -> list[Batch]:
         """The pairs of the batch; that a track has lost its partner is no failure of its fit."""
@@ -149,9 +157,15 @@ class DecayChi2(HelixChi2):
         return pull.detach(), torch.cat([slopes[0].flatten(1), slopes[1]], 1)
 
     def _masses(self, helix: Helix, batch: Batch, pairs: Tensor) -> Tensor:
-        """(pairs, 2)."""
+        """(pairs, 2).
+
+        Raises:
+            ConfigError: the daughters are as heavy as what is said to decay.
+        """
         if self.daughters is None:
-            return batch.mass[pairs]
+            masses = batch.mass[pairs]
+            self._check_lighter(float(masses.sum(1).amin()) if len(masses) else 0.0)
+            return masses
         positive = (helix.omega[pairs] * self.b_z) < 0
         return torch.where(positive, self.daughters[0], self.daughters[1]).to(helix.position)
 

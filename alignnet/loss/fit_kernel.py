@@ -16,6 +16,9 @@ from alignnet.units import CURVATURE
 
 NONE, DIAGONAL, FULL = 0, 1, 2
 
+REACH = 1.0
+"""By how much a track that is seeded by its hits may miss its vertex [cm]: more, and it is seeded by both."""
+
 
 class Measured(NamedTuple):
     """What a batch's tracks are fitted to; dimensions (tracks), (hits)."""
@@ -117,7 +120,10 @@ def fit_tracks(measured: Measured, model: Model, out: Fitted, first: int, last: 
 @compiled
 def _fit_track(t: int, n: int, measured: Measured, model: Model, out: Fitted, room: Room) -> bool:
     q, good, vertex = out.state[t], True, model.vertex and measured.has_vertex[t]
-    if not rough_fit(t, n, q, measured, model, room):
+    found = rough_fit(t, n, q, measured, model, room)
+    if vertex and not (found and meets_vertex(t, q, measured, room)):
+        found = rough_fit_to_vertex(t, n, q, measured, model, out, room)
+    if not found:
         return False
     if model.vertex:
         weigh_vertex(t, q, measured, model, out, room)
@@ -213,18 +219,56 @@ def rough_fit(t: int, n: int, q: Array, measured: Measured, model: Model, room: 
         t: the track, of which `n` hits are in `room.columns`.
         q: its state (7,), set here.
     """
-    index = room.columns
-    seed_state(measured.origin[t], index, n, measured.outward[t], model.b_z, q)
+    seed_state(measured.origin[t], room.columns, n, measured.outward[t], model.b_z, q)
+    _rough_rows(t, n, q, measured, room)
+    return _rough_step(t, n, 2 * n, q, measured, model, room)
+
+
+@compiled
+def meets_vertex(t: int, q: Array, measured: Measured, room: Room) -> bool:
+    """Whether a track passes within `REACH` of its vertex."""
+    target = measured.vertex[t]
+    tk.point_and_tangent(q, tk.path_to_axis(q, target[0], target[1]), room.x, room.t)
+    square = 0.0
+    for k in range(3):
+        square += (room.x[k] - target[k]) ** 2
+    return bool(square <= REACH * REACH)
+
+
+@compiled
+def rough_fit_to_vertex(
+    t: int, n: int, q: Array, measured: Measured, model: Model, out: Fitted, room: Room
+) -> bool:
+    """`rough_fit` with the vertex as a further hit: three hits of one disc leave a track nearly free."""
+    points = np.empty((n + 1, 3))
+    points[n] = measured.vertex[t]
     for i in range(n):
-        h = index[i]
+        points[i] = measured.origin[t, room.columns[i]]
+    seed_state(points, np.arange(n + 1), n + 1, measured.outward[t], model.b_z, q)
+    _rough_rows(t, n, q, measured, room)
+    weigh_vertex(t, q, measured, model, out, room)
+    vertex_rows(t, q, 2 * n, model.vertex_kind == FULL, measured, out, room)
+    return _rough_step(t, n, 2 * n + 2, q, measured, model, room)
+
+
+@compiled
+def _rough_rows(t: int, n: int, q: Array, measured: Measured, room: Room) -> None:
+    """The hits' rows over their intrinsic resolution, at a state that is not far from the truth yet."""
+    for i in range(n):
+        h = room.columns[i]
         room.s[i] = tk.line_to_plane(q, measured.origin[t, h], measured.normal[t, h])
     _raw_rows(t, n, 5, q, measured, room)
     for i in range(n):
         for k in range(2):
-            weight = 1 / math.sqrt(measured.variance[t, index[i], k])
+            weight = 1 / math.sqrt(measured.variance[t, room.columns[i], k])
             for c in range(6):
                 room.rows[2 * i + k, c] = weight * room.raw[2 * i + k, c]
-    good = step(2 * n, model, room) >= 0
+
+
+@compiled
+def _rough_step(t: int, n: int, used: int, q: Array, measured: Measured, model: Model, room: Room) -> bool:
+    """One step, and the weights where it leads; whether all went well."""
+    index, good = room.columns, step(used, model, room) >= 0
     tk.update(q, room.frame, room.delta)
     for i in range(n):
         h = index[i]

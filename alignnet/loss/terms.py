@@ -7,13 +7,14 @@ Gradients come by automatic differentiation.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from alignnet.errors import ConfigError
+from alignnet.errors import AlignnetError, ConfigError
 from alignnet.geometry import rigid
 from alignnet.sensors.parametrisation import Affine
 from alignnet.sensors.sensor import SensorLayer
@@ -64,14 +65,14 @@ class Terms(nn.Module):
         """Each term at Θ (sensors, dof), by default the sensors' own, in its graph.
 
         Raises:
-            ConfigError: a term returns something else than a vector or a number, not finite, or without a
-                gradient; or the sensors are `affine`, which have no six.
+            ConfigError: a term raises an error, or returns something else than a vector or a number, not
+                finite, or without a gradient; or the sensors are `affine`, which have no six.
         """
         if not len(self):
             return []
         local = local_six(sensors, sensors.theta if theta is None else theta)
         return [
-            Value(name, self.weights[name], _checked(name, function(local)))
+            Value(name, self.weights[name], _checked(name, _called(name, function, local)))
             for name, function in self.functions.items()
         ]
 
@@ -98,6 +99,18 @@ def local_six(sensors: SensorLayer, theta: Tensor) -> Tensor:
     rotation = torch.stack([u, torch.linalg.cross(v, u), v], -1)
     origin = offset - (axes @ sensors.centre[..., None]).squeeze(-1)
     return rigid.local_of(sensors.rotation, sensors.translation, rotation, origin)
+
+
+def _called(name: str, function: TermFunction, local: Tensor) -> Tensor:
+    """What a term says; an error of a stranger's code is told with the term's name and the code's line."""
+    try:
+        return function(local)
+    except (AlignnetError, MemoryError):
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{last.filename}, line {last.lineno}"
+        raise ConfigError(f"loss.terms.{name} raised {type(error).__name__}: {error} ({where})") from error
 
 
 def _checked(name: str, value: Tensor) -> Tensor:

@@ -13,11 +13,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from alignnet.errors import ConfigError
 from alignnet.loss.terms import Terms, Value
 from alignnet.sensors.sensor import SensorLayer
 
 FEW = 300
 """Residuals of all terms up to which their derivatives are kept as rows, one solution of the system each."""
+
+_DIRECTIONS, _ROUNDING = 3, 1e-9
 
 Product = Callable[[Tensor], Tensor]
 
@@ -28,6 +31,9 @@ class TermSystem:
     Args:
         terms: of the objective.
         sensors: where they stand; what is fixed has no derivatives.
+
+    Raises:
+        ConfigError: a term's slope is not finite there, or a term that is a number is not convex.
 
     Attributes:
         gradient: Jᵀr of all terms (sensors, dof).
@@ -44,11 +50,13 @@ class TermSystem:
         kept = [one for one in values if few and one.value.dim()]
         self._many = [one for one in values if not (few and one.value.dim())]
         self.chi2 = sum(float(one.chi2.detach()) for one in values)
-        slopes = [0.5 * self._derivative(one.chi2) for one in values]
+        slopes = [_finite(one.name, 0.5 * self._derivative(one.chi2)) for one in values]
         self.gradient = sum(slopes, torch.zeros_like(self._like))
         none = self._like.new_zeros(0, *self._like.shape)
         self.rows = torch.cat([none, *(self._rows(one) for one in kept)])
         self._products: list[Product] = [self._product(one) for one in self._many]
+        for one, product in zip(self._many, self._products, strict=True):
+            _check_convex(one.name, product, self._like)
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The matrix of what is not in `rows` times a displacement (sensors, dof)."""
@@ -87,6 +95,28 @@ class TermSystem:
             return one.weight * self._derivative(one.value, moved)
 
         return product
+
+
+def _finite(name: str, slope: Tensor) -> Tensor:
+    if not bool(slope.isfinite().all()):
+        raise ConfigError(
+            f"loss.terms.{name} has a slope that is not finite where the sensors stand, as √|x| has at 0; "
+            "write it so that it is smooth there"
+        )
+    return slope
+
+
+def _check_convex(name: str, product: Product, like: Tensor) -> None:
+    """Whether a matrix bends upwards along some directions, drawn anew at every run alike."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(_DIRECTIONS):
+        along = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+        bent, size = product(along), along.norm()
+        if float((along * bent).sum()) < -_ROUNDING * float(size * bent.norm()):
+            raise ConfigError(
+                f"loss.terms.{name} bends downwards where the sensors stand, so that there is no minimum; a "
+                "χ² must be convex: return residuals over σ, whose squares are"
+            )
 
 
 def _grad_or_zero(of: Tensor, by: Tensor, along: Tensor) -> Tensor:

@@ -150,7 +150,7 @@ class AlignmentModule(L.LightningModule):
         """χ² of events that are not trained on, and residuals of those of the first set."""
         for one, part in self.objective.pairs(batch):
             chi2 = one.loss(self.sensors, part)
-            self._check(chi2)
+            self._check(one, chi2)
             self._count("val", one, chi2)
             if one.loss is self.loss:
                 self.layer_sums.add(path_residual(one.loss, chi2), part.sensor, chi2.used_hits)
@@ -216,7 +216,7 @@ class AlignmentModule(L.LightningModule):
         total, count = self.sensors.theta.new_zeros(()), self.sensors.theta.new_zeros(())
         for one, part in self.objective.pairs(batch):
             chi2 = one.loss(self.sensors, part)
-            self._check(chi2)
+            self._check(one, chi2)
             self._count("train", one, chi2)
             mine, ndf = chi2.sums(one.loss.normalisation)
             total, count = total + one.weight * mine, count + one.weight * ndf
@@ -235,7 +235,7 @@ class AlignmentModule(L.LightningModule):
 
     def _linearise(self, batch: Batch | JointBatch, optimizer: GaussNewton) -> None:
         for one, whole in self.objective.pairs(batch):
-            self._check(*(self._linearised(one, part, optimizer) for part in one.loss.parts(whole)))
+            self._check(one, *(self._linearised(one, part, optimizer) for part in one.loss.parts(whole)))
 
     @torch.no_grad()
     def _linearised(self, one: DataSet, part: Batch, optimizer: GaussNewton) -> Chi2:
@@ -300,7 +300,7 @@ class AlignmentModule(L.LightningModule):
         rows = 2 * batch.is_hit.sum() + 2 * (loss.vertex != "absent") * batch.has_vertex.sum()
         return int(rows) - loss.n_parameters * batch.n_tracks
 
-    def _check(self, *parts: Chi2) -> None:
+    def _check(self, one: DataSet, *parts: Chi2) -> None:
         """Stop, on all ranks, where a fitted track's χ² is not finite or most tracks cannot be fitted."""
         bad = [chi2.fit.ok & ~(chi2.track + chi2.vertex).isfinite() for chi2 in parts]
         lost = [~chi2.fit.ok for chi2 in parts]
@@ -316,8 +316,9 @@ class AlignmentModule(L.LightningModule):
         events = _of_all_ranks(events)
         what = "χ² is not finite" if n_bad else f"{n_lost:.0f} of {n_tracks:.0f} tracks cannot be fitted"
         which = f"{sorted(set(events))[:10]}{' …' if len(events) > 10 else ''}"
+        where = f" of set {one.name}" if len(self.objective.sets) > 1 else ""
         raise ConvergenceError(
-            f"{what} in epoch {self.current_epoch}, events {which}; "
+            f"{what} in epoch {self.current_epoch}, events {which}{where}; "
             "the last good checkpoint is kept. Look at these events, lower optimizer.lr, or set loss.weights"
         )
 

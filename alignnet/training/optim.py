@@ -169,11 +169,15 @@ class GaussNewton(torch.optim.Optimizer):
                 "optimizer.sensor_prior is for six degrees of freedom a sensor; "
                 "set optimizer.sensor_prior=null with sensors.parametrisation=affine"
             )
-        unknown = absent([*self.level_priors, *self.zero_mean], detector, USUAL_LEVELS, "optimizer.levels")
-        wanted = {n: prior for n, prior in self.level_priors.items() if n not in unknown}
-        self.stages = present(self.stages, wanted, [*unknown, *USUAL_LEVELS])
+        unknown = [
+            name
+            for key, wanted in (("levels", self.level_priors), ("zero_mean", self.zero_mean))
+            for name in absent(list(wanted), detector, USUAL_LEVELS, f"optimizer.{key}")
+        ]
+        priors = {n: prior for n, prior in self.level_priors.items() if n not in unknown}
+        self.stages = present(self.stages, priors, [*unknown, *USUAL_LEVELS])
         self._sensors, self._terms = sensors, terms if terms is not None and len(terms) else None
-        self._levels = [level(detector, sensors, n, one.sigma, one.fixed) for n, one in wanted.items()]
+        self._levels = [level(detector, sensors, n, one.sigma, one.fixed) for n, one in priors.items()]
         self._unknowns = Unknowns(detector, sensors, self._levels, self._own_basis())
         self._whole = whole(detector, sensors) if self.gauge else None
         held = [name for name in self.zero_mean if name not in unknown]

@@ -108,7 +108,14 @@ def test_without_sets_batches_are_what_they_were(barrel_file):
         ("+data.sets.a={b_z: 0}", "missing a required argument: 'files'"),
         ("+data.sets.a={files: [x.root], weight: heavy}", r"data\.sets\.a\.weight is 'heavy'"),
         ("+loss.terms.a={sigma: 1}", "has no _target_"),
-        ("+loss.terms.a={_target_: alignnet.loss.survey.Survey, path: x}", "takes no 'path'"),
+        (
+            "+loss.terms.a={_target_: alignnet.loss.survey.Survey, path: x}",
+            r"loss\.terms\.a\.path: .*takes no",
+        ),
+        (
+            "+loss.terms.a={_target_: ipaddress.ip_address, address: x}",
+            "terms.a: .* raised ValueError: 'x' does",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_named(barrel_file, override, said):

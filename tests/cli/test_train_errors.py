@@ -126,6 +126,7 @@ BAD_KEYS = {
     "data.files=[]": "data.files is []; expected a list of at least one ROOT file",
     "data.files=other.root": "data.files is 'other.root'; expected a list of at least one ROOT file",
     "data.files=[nowhere.root]": "nowhere.root: found no such file, expected a ROOT file",
+    "optimizer.levels.stav=1": "unknown key 'optimizer.levels.stav'",  # which is a list in other optimisers
     "data.batchsize=3": "unknown key 'data.batchsize'; did you mean data.batch_size or data.cache?",
     "data.batch_size=many": "data.batch_size is 'many'; expected a whole number",
     "data.split=0.8": "data.split is 0.8; expected a list, each a finite number",

@@ -116,6 +116,7 @@ def test_what_is_no_term_is_refused_by_name():
         (lambda local: 3.0, "mine returned float"),
         (lambda local: torch.ones(3), "has no gradient"),
         (lambda local: local[:, 0] / 0, "is not finite"),
+        (lambda local: local[:, 99], r"mine raised IndexError: .* \(.*test_terms.py, line [0-9]+\)"),
     ):
         with pytest.raises(ConfigError, match=said):
             Terms({"mine": term}).at(sensors)
@@ -123,3 +124,14 @@ def test_what_is_no_term_is_refused_by_name():
         Terms({"mine": as_residuals}, {"mine": 0.0})
     with pytest.raises(ConfigError, match="need rigid sensors"):
         Terms({"mine": as_residuals}).at(SensorLayer.of(DETECTOR, "affine"))
+
+
+def test_terms_without_a_minimum_are_refused_by_name():
+    sensors = SensorLayer.of(DETECTOR)
+    for term, said in (
+        (lambda local: -1e9 * local.square().sum(), "terms.mine bends downwards .* must be convex"),
+        (lambda local: local[:, 0].abs().sqrt(), "terms.mine has a slope that is not finite"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            TermSystem(Terms({"mine": term}), sensors)
+    TermSystem(Terms({"mine": lambda local: 1e9 * local[:, 0].sum()}), sensors)  # no curvature at all

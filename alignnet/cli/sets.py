@@ -134,7 +134,8 @@ def _term(key: str, section: DictConfig, detector: Detector) -> Any:
     given = {"detector": detector} if "detector" in inspect.signature(make).parameters else {}
     check_arguments(make, values, key, given)
     try:
-        return build(OmegaConf.create({**node, **values, "_partial_": False}), **given)
+        whole: Section = {"_target_": node["_target_"], **values}
+        return build(OmegaConf.create(whole), **given)
     except (AlignnetError, ImportError, MemoryError):
         raise
     except Exception as error:  # a stranger's code

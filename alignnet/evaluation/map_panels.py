@@ -6,6 +6,8 @@ and logarithmic beyond, so that one serves them all.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -127,9 +129,10 @@ def _draw(
     """Draw a map; returns the names of its axes."""
     rows = (detector.layer == layer).nonzero().squeeze(-1)
     corners, names, _ = outlines(detector, rows)
+    shapes: Any = corners
     values = oriented(detector, local, rows)[:, COORDINATES.index(coordinate)] / UM
     shades = colours(scale)
-    cells = PolyCollection(corners, array=values, cmap=shades.cmap, norm=shades.norm)
+    cells = PolyCollection(shapes, array=values, cmap=shades.cmap, norm=shades.norm)
     cells.set(edgecolor="face", linewidth=0.5, antialiased=False, rasterized=True)
     axis.add_collection(cells)
     axis.autoscale_view()

@@ -37,6 +37,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import alignnet
 from alignnet.cli.arguments import check_arguments
+from alignnet.cli.main import modules_are_kept
 from alignnet.cli.messages import check_options, one_line
 from alignnet.cli.signals import announce, ending_promptly
 from alignnet.errors import ConfigError
@@ -113,6 +114,7 @@ def command(config_name: str, config_path: str = CONF) -> Callable[[Recipe], Cal
 
         @functools.wraps(recipe)
         def main() -> None:
+            modules_are_kept()
             # Hydra prints an error and exits unless this is set; with it, the error comes to us.
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             with ending_promptly(), errors_in_one_line(config_path, config_name):

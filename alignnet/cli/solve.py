@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from alignnet.cli.app import CONF, errors_in_one_line
+from alignnet.cli.main import modules_are_kept
 from alignnet.data.atomic import replacing
 from alignnet.data.memory import peak_memory_mb
 from alignnet.data.steering import read_steering
@@ -60,6 +61,7 @@ class Options:
 
 def main() -> None:
     """Read the text, solve, write."""
+    modules_are_kept()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     with errors_in_one_line(CONF, "solve"):
         text, options = _arguments(sys.argv[1:])

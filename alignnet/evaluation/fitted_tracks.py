@@ -19,7 +19,7 @@ from alignnet.evaluation.overlap_pairs import no_pairs, pair_residuals
 from alignnet.evaluation.places import Places
 from alignnet.geometry.detector import Detector
 from alignnet.loss import compiled_fit
-from alignnet.loss import fit_kernel as fk
+from alignnet.loss import fit_layout as fl
 from alignnet.loss.chi2 import Chi2, HelixChi2
 from alignnet.loss.noise import NoiseModel
 from alignnet.loss.residuals import path_residual
@@ -131,7 +131,7 @@ class TrackFitter:
         tracks, hits = batch.is_hit.shape
         n, n_pairs = loss.n_parameters, len(pairs.hits)
         measured = compiled_fit.measured_of(loss, places.planes(batch), batch)
-        room = fk.Fitted(
+        room = fl.Fitted(
             state=np.empty((0, 7)), factor=np.empty((0, 0, 0)), inverse_sigma=np.empty((0, 0)),
             vertex_factor=np.zeros((tracks, 2, 2)), vertex_inverse=np.zeros((tracks, 2)),
             axes=np.zeros((tracks, 3, 3)), ok=np.empty(0, dtype=np.bool_), s=np.empty((0, 0)),

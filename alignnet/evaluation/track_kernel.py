@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alignnet.loss import fit_kernel as fk
+from alignnet.loss import fit_layout as fl
 from alignnet.physics import track_kernels as tk
 from alignnet.physics.damping import STEPS, enough_of_one, settled_of_one
 from alignnet.physics.jit import Array, compiled
@@ -64,7 +65,7 @@ class Work(NamedTuple):
 
 @compiled
 def find_tracks(
-    measured: fk.Measured, model: fk.Model, fitted: fk.Fitted, pairs: Pairs, out: Found, first: int, last: int
+    measured: fl.Measured, model: fl.Model, fitted: fl.Fitted, pairs: Pairs, out: Found, first: int, last: int
 ) -> None:
     """Fill `out` for tracks first … last − 1.
 
@@ -75,7 +76,7 @@ def find_tracks(
         out: the rows of its tracks are set, those of its pairs too.
     """
     n, rows = measured.is_hit.shape[1], 2 * measured.is_hit.shape[1]
-    room = fk.room_for(n)
+    room = fl.room_for(n)
     work = Work(
         np.zeros(7), np.zeros(n), np.zeros((2, 3)), np.zeros((rows, 6)), np.zeros((5, rows)),
         np.zeros(rows), np.zeros(rows), np.zeros((5, 5)), np.zeros((4, 4)), np.zeros((4, 4)),
@@ -101,34 +102,35 @@ def _clear(t: int, pairs: Pairs, out: Found) -> None:
 
 @compiled
 def _find_track(
-    t: int, n: int, measured: fk.Measured, model: fk.Model, fitted: fk.Fitted, pairs: Pairs, out: Found,
-    room: fk.Room, work: Work,
+    t: int, n: int, measured: fl.Measured, model: fl.Model, fitted: fl.Fitted, pairs: Pairs, out: Found,
+    room: fl.Room, work: Work,
 ) -> None:  # fmt: skip
     vertex = model.vertex and measured.has_vertex[t]
     found = good = fk.rough_fit(t, n, work.q, measured, model, room)
-    meets = vertex and found and fk.meets_vertex(t, work.q, measured, room)
+    near = found and (not vertex or fk.meets_vertex(t, work.q, measured, room))
+    again = vertex and n >= fk.LEAST_HITS and not near
     if found:
-        _begin(t, n, meets, measured, model, fitted, room, work)
+        _begin(t, n, vertex and not again, measured, model, fitted, room, work)
         out.state[t] = work.q
         good = _descend(t, n, out.state[t], False, measured, model, fitted, room, work)
         out.free_ok[t] = good
     if good:
         out.free_chi2[t] = tk.square(room.rows, 0, 2 * n)
         _covariance(model.n_parameters, room, work, out.covariance[t])
-    if vertex and not meets:
-        if not fk.rough_fit_to_vertex(t, n, work.q, measured, model, fitted, room):
-            return
+    if again:
+        found = fk.rough_fit_to_vertex(t, n, work.q, measured, model, fitted, room)
         _begin(t, n, True, measured, model, fitted, room, work)
-    if vertex:
+    if vertex and found:
         room.s[:], room.frame[:], room.rows[: 2 * n] = work.s, work.frame, work.rows[: 2 * n]
         good = _descend(t, n, work.q, True, measured, model, fitted, room, work)
+    good = good and found
     if not good:
         return
     out.ok[t], out.chi2[t] = True, tk.square(room.rows, 0, 2 * n)
     if vertex:
         out.vertex[t] = tk.square(room.rows, 2 * n, 2 * n + 2)
     used = 2 * n + (2 if vertex else 0)
-    _project(2 * n, used, model.kind == fk.FULL, model.n_parameters, room, work)
+    _project(2 * n, used, model.kind == fl.FULL, model.n_parameters, room, work)
     _residuals(t, n, measured, model, out, room, work)
     for p in range(pairs.first[t], pairs.first[t + 1]):
         _pair(p, n, model.n_parameters, pairs, out, room, work)
@@ -136,7 +138,7 @@ def _find_track(
 
 @compiled
 def _begin(
-    t: int, n: int, vertex: bool, measured: fk.Measured, model: fk.Model, fitted: fk.Fitted, room: fk.Room,
+    t: int, n: int, vertex: bool, measured: fl.Measured, model: fl.Model, fitted: fl.Fitted, room: fl.Room,
     work: Work,
 ) -> None:  # fmt: skip
     """Rows and weights where the fits to the hits, with the vertex and without, start."""
@@ -148,8 +150,8 @@ def _begin(
 
 @compiled
 def _descend(
-    t: int, n: int, q: Array, vertex: bool, measured: fk.Measured, model: fk.Model, fitted: fk.Fitted,
-    room: fk.Room, work: Work,
+    t: int, n: int, q: Array, vertex: bool, measured: fl.Measured, model: fl.Model, fitted: fl.Fitted,
+    room: fl.Room, work: Work,
 ) -> bool:  # fmt: skip
     """Move the state q, from where the rows are, with those of the vertex or without; leave those of its end.
 
@@ -162,7 +164,7 @@ def _descend(
         if i > 0:
             fk.whitened(t, n, q, vertex, measured, model, fitted, room)
         elif vertex:
-            fk.vertex_rows(t, q, 2 * n, model.vertex_kind == fk.FULL, measured, fitted, room)
+            fk.vertex_rows(t, q, 2 * n, model.vertex_kind == fl.FULL, measured, fitted, room)
         drop = fk.step(used, model, room)
         if not drop >= 0 or (i == model.iterations and not settled):
             return _damped(t, n, q, vertex, measured, model, fitted, room, work)
@@ -178,8 +180,8 @@ def _descend(
 
 @compiled
 def _damped(
-    t: int, n: int, q: Array, vertex: bool, measured: fk.Measured, model: fk.Model, fitted: fk.Fitted,
-    room: fk.Room, work: Work,
+    t: int, n: int, q: Array, vertex: bool, measured: fl.Measured, model: fl.Model, fitted: fl.Fitted,
+    room: fl.Room, work: Work,
 ) -> bool:  # fmt: skip
     """The same by the damped steps of `fit_kernel`, from where the others began."""
     fk.go_back(n, q, room)
@@ -202,7 +204,7 @@ def _damped(
 
 
 @compiled
-def _follow(used: int, n: int, room: fk.Room) -> None:
+def _follow(used: int, n: int, room: fl.Room) -> None:
     """Residuals after the step, to first order."""
     for i in range(used):
         for a in range(n):
@@ -210,7 +212,7 @@ def _follow(used: int, n: int, room: fk.Room) -> None:
 
 
 @compiled
-def _covariance(n: int, room: fk.Room, work: Work, out: Array) -> None:
+def _covariance(n: int, room: fl.Room, work: Work, out: Array) -> None:
     """(JᵀJ)⁻¹ from the factor of its scaled form."""
     inverse, normal = work.inverse, room.normal
     for b in range(n):
@@ -229,7 +231,7 @@ def _covariance(n: int, room: fk.Room, work: Work, out: Array) -> None:
 
 
 @compiled
-def _project(rows: int, used: int, correlated: bool, n: int, room: fk.Room, work: Work) -> None:
+def _project(rows: int, used: int, correlated: bool, n: int, room: fl.Room, work: Work) -> None:
     """L⁻¹JᵀV⁻¹ and V⁻¹ r of the hits' rows, and M r, in which what a step would still change is left out.
 
     Args:
@@ -268,7 +270,7 @@ def _project(rows: int, used: int, correlated: bool, n: int, room: fk.Room, work
 
 
 @compiled
-def _metric(a: int, b: int, rows: int, n: int, room: fk.Room, work: Work) -> float:
+def _metric(a: int, b: int, rows: int, n: int, room: fl.Room, work: Work) -> float:
     """M_ab, a ≥ b."""
     total = 0.0
     for i in range(a, rows):
@@ -280,9 +282,9 @@ def _metric(a: int, b: int, rows: int, n: int, room: fk.Room, work: Work) -> flo
 
 @compiled
 def _residuals(
-    t: int, n: int, measured: fk.Measured, model: fk.Model, out: Found, room: fk.Room, work: Work
+    t: int, n: int, measured: fl.Measured, model: fl.Model, out: Found, room: fl.Room, work: Work
 ) -> None:
-    correlated, rows, left = model.kind == fk.FULL, 2 * n, work.left
+    correlated, rows, left = model.kind == fl.FULL, 2 * n, work.left
     for i in range(n):
         h, a = room.columns[i], 2 * i
         for k in range(2):
@@ -303,7 +305,7 @@ def _residuals(
 
 
 @compiled
-def _pair(p: int, n: int, parameters: int, pairs: Pairs, out: Found, room: fk.Room, work: Work) -> None:
+def _pair(p: int, n: int, parameters: int, pairs: Pairs, out: Found, room: fl.Room, work: Work) -> None:
     """Residuals of two hits to the track without both, where that is determined."""
     block, inverse = work.block, work.block_inverse
     i, j = work.place[pairs.hits[p, 0]], work.place[pairs.hits[p, 1]]

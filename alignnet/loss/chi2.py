@@ -24,7 +24,7 @@ from alignnet.geometry.detector import Detector
 from alignnet.geometry.plane import Plane
 from alignnet.loss import compiled_fit
 from alignnet.loss.descent import advance, settle
-from alignnet.loss.fit_kernel import REACH
+from alignnet.loss.fit_kernel import LEAST_HITS, REACH
 from alignnet.loss.fit_part import part_of, put_back
 from alignnet.loss.hit_weights import HitWeights
 from alignnet.loss.noise import NoiseModel
@@ -188,7 +188,7 @@ class HelixChi2(nn.Module):
         """
         place = hx.point(first.helix, hx.path_to_axis(first.helix, batch.vertex))
         meets = first.ok & ((place - batch.vertex).norm(dim=-1) <= REACH)
-        far = batch.has_vertex & ~meets
+        far = batch.has_vertex & (batch.is_hit.sum(-1) >= LEAST_HITS) & ~meets
         if not far.any():
             return first
         part = part_of(far, planes, first, batch)

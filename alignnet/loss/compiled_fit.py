@@ -11,6 +11,7 @@ from torch import Tensor
 from alignnet.data.batch import Batch
 from alignnet.geometry.plane import Plane
 from alignnet.loss import fit_kernel as fk
+from alignnet.loss import fit_layout as fl
 from alignnet.loss.noise import _MOMENTUM_LIMITS, NoiseModel
 from alignnet.physics.helix import Helix
 from alignnet.physics.jit import in_threads, pays, shares
@@ -19,7 +20,7 @@ from alignnet.physics.whitening import Whitening
 if TYPE_CHECKING:
     from alignnet.loss.chi2 import HelixChi2
 
-_KINDS = {"none": fk.NONE, "diagonal": fk.DIAGONAL, "full": fk.FULL}
+_KINDS = {"none": fl.NONE, "diagonal": fl.DIAGONAL, "full": fl.FULL}
 
 
 def applies(loss: HelixChi2, batch: Batch) -> bool:
@@ -33,12 +34,12 @@ def is_plain(loss: HelixChi2, batch: Batch) -> bool:
     return plain and batch.uv.device.type == "cpu" and batch.uv.dtype == torch.float64
 
 
-def fitted(loss: HelixChi2, planes: Plane, batch: Batch) -> fk.Fitted:
+def fitted(loss: HelixChi2, planes: Plane, batch: Batch) -> fl.Fitted:
     """The batch's tracks, fitted."""
     measured, model = measured_of(loss, planes, batch), model_of(loss)
     tracks, hits = batch.is_hit.shape
-    full, rows = (tracks if model.kind == fk.FULL else 0), 2 * hits
-    out = fk.Fitted(
+    full, rows = (tracks if model.kind == fl.FULL else 0), 2 * hits
+    out = fl.Fitted(
         state=np.zeros((tracks, 7)),
         factor=np.zeros((full, rows, rows)),
         inverse_sigma=np.zeros((tracks - full, rows)),
@@ -53,13 +54,13 @@ def fitted(loss: HelixChi2, planes: Plane, batch: Batch) -> fk.Fitted:
     return out
 
 
-def helix_of(out: fk.Fitted) -> Helix:
+def helix_of(out: fl.Fitted) -> Helix:
     """The tracks' states."""
     state = torch.from_numpy(out.state)
     return Helix(state[:, :3], state[:, 3:6], state[:, 6])
 
 
-def whitenings_of(out: fk.Fitted, loss: HelixChi2) -> tuple[Whitening, Whitening | None]:
+def whitenings_of(out: fl.Fitted, loss: HelixChi2) -> tuple[Whitening, Whitening | None]:
     """Weights of the rows of hits and, where there is one, of the vertex."""
     model = model_of(loss)
     hits = _whitening(model.kind, out.inverse_sigma, out.factor)
@@ -69,20 +70,20 @@ def whitenings_of(out: fk.Fitted, loss: HelixChi2) -> tuple[Whitening, Whitening
 
 
 def _whitening(kind: int, inverse_sigma: np.ndarray, factor: np.ndarray) -> Whitening:
-    if kind == fk.FULL:
+    if kind == fl.FULL:
         return Whitening(None, torch.from_numpy(factor))
     return Whitening(torch.from_numpy(inverse_sigma), None)
 
 
-def model_of(loss: HelixChi2) -> fk.Model:
+def model_of(loss: HelixChi2) -> fl.Model:
     """The cost's options, as loops read them."""
     noise = loss.noise
-    return fk.Model(
+    return fl.Model(
         radius=noise.radius.numpy(),
         cylinder_x_over_x0=noise.cylinder_x_over_x0.numpy(),
         b_z=float(loss.b_z),
         n_parameters=loss.n_parameters,
-        kind=_KINDS[noise.kind] if noise.needs_momentum else fk.NONE,
+        kind=_KINDS[noise.kind] if noise.needs_momentum else fl.NONE,
         vertex_kind=_KINDS[noise.kind],
         log_term=bool(noise.log_term),
         energy_loss=bool(noise.energy_loss and noise.b_z),
@@ -94,13 +95,13 @@ def model_of(loss: HelixChi2) -> fk.Model:
     )
 
 
-def measured_of(loss: HelixChi2, planes: Plane, batch: Batch) -> fk.Measured:
+def measured_of(loss: HelixChi2, planes: Plane, batch: Batch) -> fl.Measured:
     """A batch on its planes, as loops read it."""
     noise, p = loss.noise, batch.p
     if noise.needs_momentum and not noise.b_z:
         p = noise.momenta(Helix(batch.vertex, batch.vertex, batch.p), batch)
     x = noise.x_over_x0.index_select(0, batch.sensor.flatten()).view_as(batch.sensor)
-    return fk.Measured(
+    return fl.Measured(
         *(_plain(field) for field in planes),
         *map(_plain, (batch.is_hit, batch.sigma.square(), x, batch.outward, batch.vertex, batch.vertex_cov)),
         *map(_plain, (batch.has_vertex, p, batch.mass, batch.crossed)),

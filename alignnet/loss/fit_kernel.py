@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
+from alignnet.loss.fit_layout import FULL, NONE, Fitted, Measured, Model, Room, room_for
 from alignnet.physics import material_kernel as mk
 from alignnet.physics import track_kernels as tk
 from alignnet.physics.damping import STEPS, enough_of_one, settled_of_one
@@ -14,96 +14,11 @@ from alignnet.physics.jit import Array, compiled, is_finite
 from alignnet.physics.seed_kernel import seed_state
 from alignnet.units import CURVATURE
 
-NONE, DIAGONAL, FULL = 0, 1, 2
-
 REACH = 1.0
 """By how much a track that is seeded by its hits may miss its vertex [cm]: more, and it is seeded by both."""
 
-
-class Measured(NamedTuple):
-    """What a batch's tracks are fitted to; dimensions (tracks), (hits)."""
-
-    origin: Array  # planes through the measured positions (tracks, hits, 3) [cm]
-    u: Array
-    v: Array
-    normal: Array
-    is_hit: Array
-    variance: Array  # of the intrinsic resolution (tracks, hits, 2) [cm²]
-    x_over_x0: Array  # of the hits' sensors (tracks, hits)
-    outward: Array
-    vertex: Array
-    vertex_cov: Array
-    has_vertex: Array
-    p: Array  # [GeV/c]; NaN where the fit must tell
-    mass: Array
-    crossed: Array  # (tracks, cylinders)
-
-
-class Model(NamedTuple):
-    """How they are fitted."""
-
-    radius: Array  # cylinders (cylinders,) [cm]
-    cylinder_x_over_x0: Array
-    b_z: float
-    n_parameters: int
-    kind: int  # NONE, DIAGONAL or FULL: of the hits' rows
-    vertex_kind: int  # of the vertex' rows
-    log_term: bool
-    energy_loss: bool
-    systematic: float  # [cm²], added to the variance
-    low: float  # limits of a fitted momentum [GeV/c]
-    high: float
-    vertex: bool
-    iterations: int
-
-
-class Fitted(NamedTuple):
-    """What comes out; weights are a matrix or one number a row, the other of the two is empty."""
-
-    state: Array  # (tracks, 7)
-    factor: Array  # L⁻¹ (tracks, 2·hits, 2·hits)
-    inverse_sigma: Array  # (tracks, 2·hits)
-    vertex_factor: Array  # (tracks, 2, 2)
-    vertex_inverse: Array  # (tracks, 2)
-    axes: Array  # of the vertex' rows (tracks, 3, 3)
-    ok: Array
-    s: Array  # (tracks, hits)
-    settled: Array  # whether χ² is at its minimum (tracks,)
-
-
-class Room(NamedTuple):
-    """Room for one track."""
-
-    columns: Array  # its hits
-    s: Array
-    raw: Array  # derivatives and residual of each row (rows, 6)
-    rows: Array  # the same, whitened
-    covariance: Array
-    weights: Array  # L⁻¹, or 1/σ on the diagonal
-    axes: Array
-    lever: Array
-    sums: Array
-    frame: Array
-    vertex_frame: Array
-    x: Array
-    t: Array
-    delta: Array
-    normal: Array
-    scale: Array
-    two: Array
-    before: Array  # where the last full step began
-    s_before: Array  # and its path lengths
-
-
-@compiled
-def room_for(n: int) -> Room:
-    """Room for tracks of up to n hits."""
-    return Room(
-        np.zeros(n, dtype=np.int64), np.zeros(n), np.zeros((2 * n + 2, 6)), np.zeros((2 * n + 2, 6)),
-        np.zeros((2 * n, 2 * n)), np.zeros((2 * n, 2 * n)), np.zeros((n, 2, 2)), np.zeros((3, n)),
-        np.zeros((2, n, n)), np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(3), np.zeros(3), np.zeros(5),
-        np.zeros((6, 6)), np.zeros(5), np.zeros((2, 2)), np.zeros(7), np.zeros(n),
-    )  # fmt: skip
+LEAST_HITS = 3
+"""Tracks of fewer hits are not seeded by their vertex."""
 
 
 @compiled
@@ -121,7 +36,7 @@ def fit_tracks(measured: Measured, model: Model, out: Fitted, first: int, last: 
 def _fit_track(t: int, n: int, measured: Measured, model: Model, out: Fitted, room: Room) -> bool:
     q, good, vertex = out.state[t], True, model.vertex and measured.has_vertex[t]
     found = rough_fit(t, n, q, measured, model, room)
-    if vertex and not (found and meets_vertex(t, q, measured, room)):
+    if vertex and n >= LEAST_HITS and not (found and meets_vertex(t, q, measured, room)):
         found = rough_fit_to_vertex(t, n, q, measured, model, out, room)
     if not found:
         return False

@@ -6,7 +6,8 @@ A set takes what it does not say of itself from `data`, `loss` and `detector`, t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -78,11 +79,21 @@ def sets_of(
         mine = detector if section.get("b_z") is None else replace(detector, b_z=float(section["b_z"]))
         own = {k: section[k] for k in _OF_DATA if k in section}
         settings = {**data_of(_plain(config.data)), "max_tracks": None, **own, "files": section["files"]}
-        with values_of(key):
+        with values_of(key), _told_by(key):
             data[str(name)] = AlignmentData(**{**given, **settings, "detector": mine})
             loss = load_loss(_loss_of(config.loss, section, key), mine)
         found.append(DataSet(str(name), loss, float(section.get("weight", 1.0))))
     return data, tuple(found)
+
+
+@contextmanager
+def _told_by(key: str) -> Iterator[None]:
+    """Says of which set a value is that cannot be used, as `loss.vertex` is one of all sets."""
+    try:
+        yield
+    except ConfigError as error:
+        text = str(error).removeprefix("the configuration: ")
+        raise ConfigError(text if text.startswith(key) else f"{key}: {text}") from error
 
 
 def _loss_of(first: DictConfig, section: Section, key: str) -> Any:

@@ -47,7 +47,7 @@ def pair(name: str, sigma: Mapping[str, Any] | None) -> Pair | None:
         or not all(_is_number(value) and value > 0 for value in sigma.values())
     ):
         raise ConfigError(
-            f"optimizer prior of {name} is {sigma}; "
+            f"{name if '.' in name else f'optimizer prior of {name}'} is {sigma}; "
             "expected translation (cm) and rotation (rad), both > 0, or null"
         )
     return sigma["translation"], sigma["rotation"]

@@ -105,6 +105,12 @@ def test_without_sets_batches_are_what_they_were(barrel_file):
     [
         ("+data.sets.a=[x.root]", "expected its files"),
         ("+data.sets.a={files: [x.root], feild: 0}", "takes no 'feild'"),
+        (
+            "+data.sets.a={files: [%s], loss: {vertx: absent}}",
+            r"data\.sets\.a\.loss has \['vertx'\]; a loss has",
+        ),
+        ("+data.sets.a={files: [%s], loss: {vertex: absnt}}", r"data\.sets\.a: loss\.vertex is 'absnt'"),
+        ("+data.sets.a={files: [%s], decay: {mass: 0.5}}", r"data\.sets\.a: .* missing .*'width'"),
         ("+data.sets.a={b_z: 0}", "missing a required argument: 'files'"),
         ("+data.sets.a={files: [x.root], weight: heavy}", r"data\.sets\.a\.weight is 'heavy'"),
         ("+loss.terms.a={sigma: 1}", "has no _target_"),
@@ -120,4 +126,4 @@ def test_without_sets_batches_are_what_they_were(barrel_file):
 )
 def test_what_cannot_be_used_is_named(barrel_file, override, said):
     with pytest.raises(ConfigError, match=said):
-        problem(barrel_file, override)
+        problem(barrel_file, override.replace("%s", str(barrel_file)))

@@ -31,6 +31,9 @@ from alignnet.solvers.volume_sums import VolumeSums
 from alignnet.solvers.walk import Seen
 from alignnet.training.priors import Pair
 
+MOST = 3000
+"""Unknowns of an interval, all volumes together; half-staves of ITS2 are 2,016."""
+
 
 @dataclass(frozen=True)
 class Linearised:
@@ -68,7 +71,7 @@ class VolumeFit:
         batch_size: events that are linearised together.
 
     Raises:
-        ConfigError: a degree of freedom does not exist.
+        ConfigError: a degree of freedom does not exist, or there are more unknowns than `MOST`.
         GeometryError: the detector has no such level.
     """
 
@@ -89,6 +92,11 @@ class VolumeFit:
         self._layer = SensorLayer.of(detector)
         self._layer.requires_grad_(False)
         self._composition = Composition(detector, self._layer, [self.volumes])
+        if len(self) > MOST:
+            raise ConfigError(
+                f"level {name} has {len(self.volumes):,} volumes, {len(self):,} unknowns, expected up to "
+                f"{MOST:,}: intervals have dense matrices; choose a level of fewer volumes, or fewer of dof"
+            )
         full = level(detector, self._layer, name, None)
         self._level = _with_motions(full, self.dof)
 

@@ -16,6 +16,7 @@ from alignnet.solvers.hessian import Problem
 from alignnet.solvers.levels import level
 from alignnet.solvers.linearised import linearise
 from alignnet.solvers.volume_sums import VolumeSums
+from alignnet.training import intervals
 from alignnet.training.intervals import VolumeFit, whole_motions
 
 DETECTOR = barrel()
@@ -79,7 +80,7 @@ def test_the_whole_moves_as_its_volumes_say_and_a_gauge_takes_just_that_out():
     assert round(float(freedom.hold.trace())) == len(fit) - 6
 
 
-def test_degrees_of_freedom_that_are_left_out_do_not_move():
+def test_degrees_of_freedom_that_are_left_out_do_not_move(monkeypatch):
     fit = VolumeFit(DETECTOR, loss_of(DETECTOR), "half_barrel", LOCAL, ("du", "dw"))
     x = torch.arange(1.0, len(fit) + 1, dtype=torch.float64)
     assert fit.sixes(x)[:, [1, 3, 4, 5]].abs().max() == 0
@@ -90,3 +91,6 @@ def test_degrees_of_freedom_that_are_left_out_do_not_move():
     torch.testing.assert_close(a.matrix, b.matrix[rows][:, rows])
     with pytest.raises(ConfigError, match=r"watch\.dof is"):
         VolumeFit(DETECTOR, loss_of(DETECTOR), "half_barrel", LOCAL, ("x",))
+    monkeypatch.setattr(intervals, "MOST", 5)
+    with pytest.raises(ConfigError, match="level half_barrel has 8 volumes, 24 unknowns, expected up to 5"):
+        VolumeFit(DETECTOR, loss_of(DETECTOR), "half_barrel", LOCAL, ("du", "dv", "dw"))

@@ -94,8 +94,9 @@ def _kind(given: str | None, source: Path) -> str:
     if given is None and source.is_dir():
         return "o2"
     if given is None and source.suffix.lower() not in (".root", ".csv"):
+        absent = "" if source.exists() else " (there is no such file or folder)"
         raise ConfigError(
-            f"input is {source}: its suffix does not tell what it is; give from={'|'.join(KINDS)}"
+            f"input is {source}: its suffix does not tell what it is{absent}; give from={'|'.join(KINDS)}"
         )
     if given is not None or source.suffix.lower() == ".csv":
         return given or "csv"

@@ -30,7 +30,8 @@ def sensor_answer(
         found: hits, status and errors, as `SensorAnswer` takes them.
     """
     prior: Mapping[str, Any] | None = settings.optimizer.get("sensor_prior")
-    if prior is None:
+    volumes = list(volumes)
+    if prior is None or (settings.optimizer.get("levels") and not volumes):  # a file without its volumes
         return SensorAnswer(*found)
     now = own_six(problem.detector, local, volumes)
     then = own_six(problem.detector, problem.start, problem.volumes.values())

@@ -36,6 +36,8 @@ def field_of(frames: Frames) -> float | None:
         return None
     turn = (end - begin)[good] - 2 * np.pi * np.round((end - begin)[good] / (2 * np.pi))
     kappa, inverse = 2 * np.sin(turn / 2) / chord[good], q_over_pt[good]
+    if not inverse.any():
+        return None
     return float(-(kappa * inverse).sum() / (CURVATURE * np.square(inverse).sum()))
 
 

@@ -40,6 +40,8 @@ class Selection:
         low, high = (0.0 if self.pt[0] is None else self.pt[0]), self.pt[1]
         _require(high is None or low <= high, "pt", self.pt, "the least one first, [low, high] in GeV/c")
         _require(self.min_clusters >= 3, "min_clusters", self.min_clusters, "at least 3")
+        chi2 = self.max_chi2_per_ndf
+        _require(chi2 is None or chi2 > 0, "max_chi2_per_ndf", chi2, "a number > 0, null for no limit")
         good = len(self.max_dca) == 2 and min(self.max_dca) >= 0
         _require(good, "max_dca", self.max_dca, "two numbers >= 0, [cm, cm GeV/c]")
 

@@ -18,12 +18,12 @@ import math
 import numpy as np
 
 from alignnet.data.tracks import Array
-from alignnet.evaluation.statistics import CORE_VARIANCE, WINDOW
+from alignnet.evaluation.statistics import CORE_VARIANCE, HALF_WIDTH, WINDOW
 
 GROUPS = 32
 """Groups of events for errors."""
 
-_ITERATIONS = 60
+_ITERATIONS, _STARTS = 60, 10
 
 
 class Bins:
@@ -115,8 +115,7 @@ def cores(bins: Bins, counts: Array, totals: Array) -> tuple[Array, Array]:
         totals: their sums (rows, bins).
     """
     n = counts.sum(-1)
-    low, mean, high = (_quantile(bins, counts, fraction) for fraction in (0.158655, 0.5, 0.841345))
-    width = np.maximum(0.5 * (high - low), 1e-300)
+    mean, width = _shortest_half(bins, counts)
     moments = Moments(bins, counts, totals)
     for _ in range(_ITERATIONS):
         inside, first, second = moments.between(*window(mean, width))
@@ -147,6 +146,14 @@ def group_of(event: Array) -> Array:
     """The group of each event number, int64, as if drawn by lot, and always the same."""
     mixed = event.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return (mixed >> np.uint64(64 - GROUPS.bit_length() + 1)).astype(np.int64)
+
+
+def _shortest_half(bins: Bins, counts: Array) -> tuple[Array, Array]:
+    """The middle of the shortest interval with half of the values, and the width of a Gaussian with it."""
+    ends = np.stack([_quantile(bins, counts, fraction) for fraction in np.linspace(0, 1, 2 * _STARTS + 1)])
+    low, high = ends[: _STARTS + 1], ends[_STARTS:]
+    best = (high - low).argmin(0), np.arange(len(counts))
+    return 0.5 * (low[best] + high[best]), np.maximum((high[best] - low[best]) / HALF_WIDTH, 1e-300)
 
 
 def _quantile(bins: Bins, counts: Array, fraction: float) -> Array:

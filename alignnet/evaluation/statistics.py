@@ -27,6 +27,9 @@ _INSIDE = math.erf(WINDOW / math.sqrt(2))
 CORE_VARIANCE = 1 - 2 * WINDOW * _DENSITY / _INSIDE
 """Mean square of a Gaussian of width 1 within its core."""
 
+HALF_WIDTH = 2 * 0.674490
+"""Width of the interval with half of a Gaussian's values, in standard deviations."""
+
 _CENTRAL = 0.682689  # of a Gaussian within one standard deviation
 
 
@@ -40,12 +43,17 @@ class Core:
 
 
 def gaussian_core(values: Array, iterations: int = 50) -> Core:
-    """The core of `values` (n,), from a start at the median and half the central 68.27 % interval."""
+    """The core of `values` (n,), from a start at the shortest interval that holds half of them.
+
+    (P. J. Rousseeuw & A. M. Leroy, Statistica Neerlandica 42 (1988) 103: it bears tails of nearly as many.)
+    """
     values = np.asarray(values, dtype=np.float64)
     if not len(values):
         return Core(math.nan, math.nan, values)
-    low, mean, high = np.quantile(values, [0.158655, 0.5, 0.841345]).tolist()
-    width = max(0.5 * (high - low), 1e-300)
+    ordered, half = np.sort(values), (len(values) - 1) // 2 + 1
+    lengths = ordered[half - 1 :] - ordered[: len(values) - half + 1]
+    first = int(lengths.argmin())
+    mean, width = ordered[first : first + half].mean(), max(float(lengths[first]) / HALF_WIDTH, 1e-300)
     for _ in range(iterations):
         inside = values[np.abs(values - mean) < WINDOW * width]
         if not len(inside):

@@ -81,9 +81,9 @@ def moved_by(before: Tensor, after: Tensor) -> Tensor:
     """Which sensors an answer has moved, by themselves or with their volumes (sensors,).
 
     Args:
-        before, after: local sixes of start and answer (sensors, 6).
+        before, after: local sixes of start and answer (sensors, 6); numbers of surfaces beyond do not count.
     """
-    return ((after - before).abs() > _STILL).any(-1)
+    return ((after[:, :6] - before[:, :6]).abs() > _STILL).any(-1)
 
 
 def mode_metrics(

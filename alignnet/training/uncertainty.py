@@ -90,7 +90,8 @@ class Uncertainty:
             precision: of the stored tracks.
             seed: of the draws.
         """
-        if not (self.errors or self.n_modes) or not bool((system[0].problem.free > 0).any()):
+        moves = bool(system[0].own.any()) or bool(system[0].levels)
+        if not (self.errors or self.n_modes) or not moves or not bool((system[0].problem.free > 0).any()):
             return None, None
         columns = system[0].problem.free.shape[-1]
         metric = displacement_metric(detector, columns).to(system[0].weight)

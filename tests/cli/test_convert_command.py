@@ -260,7 +260,7 @@ BAD = {
     "input=run/o2trac_its.root output=new to=o2 o2.unassociated=true": "o2.unassociated is True",
     "input=run/o2trac_its.root output=new.root selection.pt=high": "selection.pt is 'high'; expected",
     "input=run/o2trac_its.root output=new.root o2.timing.length=0": "o2.timing.length is 0, expected at le",
-    "input=tracks.dat output=new.root": "input is .*: its suffix does not tell .* from=root|csv|alice",
+    "input=tracks.dat output=new.root": "input is .*: its suffix does not tell .*no such file.*from=root|csv",
     "input=hits.csv output=new.root": "no detector for the hits: give detector=its2",
     "input=hits.csv output=new.root sensors=planes.csv": "b_z is null: with sensors=FILE.csv give the field",
     "input=hits.csv output=new.root sensors=planes.csv b_z=half": "b_z is 'half': with sensors",

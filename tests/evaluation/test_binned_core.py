@@ -32,6 +32,19 @@ def test_the_core_of_a_histogram_is_that_of_its_values(width, mean):
     assert spread == pytest.approx(exact.width, rel=0.25 if abs(mean) > 10 * width else 0.004)
 
 
+@pytest.mark.parametrize("n", [200, 20_000])
+def test_tails_of_four_in_ten_leave_the_core(n):
+    """Secondaries, fifty times as far out: quantiles of all values would begin among them."""
+    rng = np.random.default_rng(7)
+    for _ in range(20):
+        tails = rng.normal(0, 1000 * UM, (4 * n) // 10)
+        values = np.concatenate([rng.normal(0, 20 * UM, n - len(tails)), tails])
+        (_,), (spread,) = cores(BINS, *binned(values))
+        exact = gaussian_core(values).width
+        assert exact == pytest.approx(20 * UM, rel=0.35 if n < 1000 else 0.06)
+        assert spread == pytest.approx(exact, rel=0.2 if n < 1000 else 0.01)  # an end may take one more
+
+
 def test_nothing_has_no_core():
     mean, width = cores(BINS, np.zeros((2, len(BINS))), np.zeros((2, len(BINS))))
     assert np.isnan(mean).all()

@@ -14,7 +14,7 @@ from alignnet.evaluation import tables
 from alignnet.evaluation.report import hierarchy_sections
 from alignnet.evaluation.report.report import Report
 from alignnet.evaluation.volumes import LARGEST
-from alignnet.evaluation.weak_modes import with_truth
+from alignnet.evaluation.weak_modes import moved_by, with_truth
 from alignnet.geometry.misalign import Composed, WeakMode
 
 
@@ -61,6 +61,12 @@ def test_a_truth_that_comes_later_says_the_same():
             is_number = isinstance(value, float)
             assert other[key] == (pytest.approx(value, rel=1e-9, abs=1e-9) if is_number else value)
     assert "injected_um" not in without["radial"]
+
+
+def test_numbers_of_surfaces_move_no_sensor():
+    before, after = torch.zeros(3, 6), torch.zeros(3, 9)
+    after[1, 2], after[2, 7] = 1e-6, 1.0
+    assert moved_by(before, after).tolist() == [False, True, False]
 
 
 def test_tables_and_sections_say_what_was_found():

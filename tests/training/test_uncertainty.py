@@ -73,6 +73,15 @@ def test_what_is_fixed_has_neither_errors_nor_modes(barrel_file):
     assert (answer.error == 0).all()
 
 
+@pytest.mark.parametrize("errors", ["exact", "draws"])
+def test_where_no_sensor_has_hits_enough_there_are_neither(barrel_file, errors):
+    module, data = problem_of(barrel_file, partial(GaussNewton, sensor_prior=PRIOR, min_hits=10**6))
+    answer = answer_of(module, data, uncertainty=Uncertainty(errors, n_modes=3, weak_modes=True))
+    assert answer.errors is None
+    assert answer.spectrum is None
+    assert answer.modes is None
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -45,21 +45,25 @@ def _dca_against_ideal(metrics: Mapping[str, Any], c: str) -> Iterator[Finding]:
     if not off or not wide or len(ideal) != len(off):
         yield Finding("dca", "warning", f"DCA_{c}: no numbers, for want of tracks in the bins of p_T.")
         return
-    limits = [MEAN_NEAR * w for w in ideal]
-    beyond = [abs(o) / max(limit, 1e-12) for o, limit in zip(off, limits, strict=True)]
-    near, widest = max(beyond) <= 1, max(wide)
-    level = "good" if near and widest <= WIDTH_NEAR else "plain" if widest <= WIDTH_FAR else "warning"
-    said = f"Mean DCA_{c} within {short(max(map(abs, off)), 2)} µm of ideal in {_bins(metrics, len(off))}"
-    if not near:
-        k = beyond.index(max(beyond))
+    limits = [max(MEAN_NEAR * w, 1e-12) for w in ideal]
+    error = known(at(metrics, "dca", "after", _error_of(mean)))
+    error = error if len(error) == len(off) else [0.0] * len(off)
+    beyond = [abs(o) / limit for o, limit in zip(off, limits, strict=True)]
+    surely = [b for b, o, e in zip(beyond, off, error, strict=True) if b > 1 and abs(o) > SIGNIFICANT * e]
+    widest = max(wide)
+    level = "good" if max(beyond) <= 1 and widest <= WIDTH_NEAR else "plain"
+    if any(e > limit for e, limit in zip(error, limits, strict=True)):
+        level = "plain"  # what is not known so well is not near
+    level = "warning" if surely or widest > WIDTH_FAR else level
+    if surely:
+        k = beyond.index(max(surely))
         said = f"Mean DCA_{c} is {_measured(metrics, mean, k, 2)} µm off ideal at {_bin(metrics, mean, k)}, "
         said += f"beyond {short(limits[k], 2)} µm ({MEAN_NEAR * 100:g} % of the ideal width)"
-    error = known(at(metrics, "dca", "after", _error_of(mean)))
-    if near and len(error) == len(off):
+    else:
+        said = f"Mean DCA_{c} within {short(max(map(abs, off)), 2)} µm of ideal in {_bins(metrics, len(off))}"
         said += _significance(metrics, mean, off, error)
-        level = "plain" if level == "good" and any(map(float.__gt__, error, limits)) else level
     yield Finding(
-        "dca", level if near else "warning",
+        "dca", level,
         f"{said}{_was('up to {} µm', at(metrics, 'dca', 'before', mean))}; "
         f"{_width_said(metrics, ratio, wide)}{_was('up to {} times', at(metrics, 'dca', 'before', ratio))}.",
     )  # fmt: skip
@@ -67,6 +71,8 @@ def _dca_against_ideal(metrics: Mapping[str, Any], c: str) -> Iterator[Finding]:
 
 def _significance(metrics: Mapping[str, Any], key: str, off: list[float], error: list[float]) -> str:
     """Whether the differences are chance: the one with the most standard errors where it is not."""
+    if not any(error):
+        return ""
     pulls = [abs(o) / max(e, 1e-12) for o, e in zip(off, error, strict=True)]
     k = pulls.index(max(pulls))
     if pulls[k] <= SIGNIFICANT:
@@ -120,7 +126,8 @@ def limit(metrics: Mapping[str, Any]) -> list[Finding]:
     start += f"{span(known(row.get('before_um') for _, row in rows))} µm)"
     bounded = [(name, row) for name, row in rows if (finite(row.get("limit_um")) or 0) > 0]
     if not bounded:
-        return [Finding("limit", "plain", f"{start}; the statistical limit was not worked out.")]
+        text = f"{start}; its statistical limit takes a training that knows the truth."
+        return [Finding("limit", "plain", text)]
     return [_against_limit(start, bounded)]
 
 

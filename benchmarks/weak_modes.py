@@ -119,9 +119,7 @@ class Bench:
         errors = Uncertainty(weak_modes=True).modes((hierarchy, inverse), self.detector, aligned)
         assert errors is not None
         answer = hierarchy.expand(step.x)
-        modes: dict[str, Any] = mode_metrics(self.detector, errors, aligned, start, answer, self.truth)[
-            "modes"
-        ]
+        modes: dict[str, Any] = mode_metrics(self.detector, errors, start, answer, self.truth)["modes"]
         return modes
 
 

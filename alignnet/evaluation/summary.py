@@ -31,7 +31,7 @@ from alignnet.evaluation.tables import show
 from alignnet.evaluation.truth import truth_recovery
 from alignnet.evaluation.uncertainty import error_metrics, pull_metrics, spectrum_metrics
 from alignnet.evaluation.volumes import volume_metrics
-from alignnet.evaluation.weak_modes import AIM, mode_metrics, moved_by
+from alignnet.evaluation.weak_modes import AIM, mode_metrics
 from alignnet.geometry.detector import Detector
 from alignnet.loss.chi2 import HelixChi2
 from alignnet.sensors.sensor import SensorLayer
@@ -172,13 +172,7 @@ class Evaluation:
             metrics["spectrum"] = spectrum_metrics(self.detector, self.spectrum)
         if self.modes is not None:
             metrics["weak_modes"] = mode_metrics(
-                self.detector,
-                self.modes,
-                moved_by(self.before, self.after),
-                self.before,
-                self.after,
-                self.truth,
-                self.mode_aim,
+                self.detector, self.modes, self.before, self.after, self.truth, self.mode_aim
             )
         if self.levels:
             metrics["volumes"] = volume_metrics(self.detector, self.levels)

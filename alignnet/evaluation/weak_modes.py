@@ -89,7 +89,6 @@ def moved_by(before: Tensor, after: Tensor) -> Tensor:
 def mode_metrics(
     detector: Detector,
     errors: ModeErrors,
-    moved: Tensor,
     before: Tensor,
     after: Tensor,
     truth: Tensor | None,
@@ -100,7 +99,6 @@ def mode_metrics(
     Args:
         detector: the nominal places.
         errors: of the modes' amplitudes.
-        moved: sensors that count (sensors,), of `moved_by`.
         before, after: local sixes of start and answer (sensors, 6).
         truth: the true ones of a simulation, or None.
         aim: to what an amplitude should be known [cm].
@@ -112,7 +110,7 @@ def mode_metrics(
         `expected_residual_um` (of the true modes by the response) and `recovered`, the found part of what was
         injected, None where that is not clear of its error.
     """
-    amplitudes = ModeAmplitudes(detector, moved)
+    amplitudes = ModeAmplitudes(detector, errors.counted)
     start = amplitudes(before)
     found = amplitudes(after) - start
     injected = None if truth is None else amplitudes(truth) - start

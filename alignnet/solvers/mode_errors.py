@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from alignnet.errors import ConvergenceError
 from alignnet.solvers.constrained import constraints_of, minimised
 from alignnet.solvers.errors import exact_errors
 from alignnet.solvers.levels import Hierarchical, Preconditioner
@@ -44,6 +45,7 @@ class ModeErrors(NamedTuple):
     prior: Tensor  # without tracks, all else free
     prior_alone: Tensor  # by the priors, if the sensors moved along the mode only
     response: Tensor  # of the answer's amplitudes to those that are there (modes, modes)
+    counted: Tensor | None = None  # sensors that the amplitudes are of (sensors,); None: all
 
     @property
     def held_back(self) -> Tensor:
@@ -211,7 +213,10 @@ def _solved(
     What conjugate gradients leave of it is of second order in their tolerance.
     """
     force = system.collect(form)
-    solution = minimised(system, force, preconditioner, tolerance, max_iterations)
+    try:
+        solution = minimised(system, force, preconditioner, tolerance, max_iterations)
+    except ConvergenceError:  # motions that nothing knows of, which a sensor of few hits has
+        return force.new_full((1 + len(seen),), torch.nan)
     moved = system.expand(solution.x)
     variance, response = (form * moved).sum(), torch.einsum("msd,sd->m", seen, moved)
     open_ = (form * system.expand(preconditioner.on_all(force) - preconditioner(force))).sum()

@@ -122,7 +122,8 @@ class Uncertainty:
         columns = system[0].problem.free.shape[-1]
         metric = displacement_metric(detector, columns).to(system[0].weight)
         forms, motions = padded(found.forms, columns), padded(found.motions, columns)
-        return mode_errors(*system, found.names, forms, motions, metric, len(system[0]) <= EXACT)
+        errors = mode_errors(*system, found.names, forms, motions, metric, len(system[0]) <= EXACT)
+        return errors._replace(counted=moving)
 
     def _dense(self, system: Hierarchical) -> bool:
         return self.errors == "exact" or (self.errors == "auto" and len(system) <= EXACT)

@@ -40,4 +40,4 @@ def weak_modes() -> dict[str, Any]:
     errors = ModeErrors(names, sigma, sigma / 2, none, none, torch.eye(len(sigma)))
     truth = Composed([WeakMode("radial", 50 * UM), WeakMode("twist", 1 * UM)])(DETECTOR)
     start = torch.zeros_like(truth)
-    return mode_metrics(DETECTOR, errors, EVERYONE, start, 0.9 * truth, truth)
+    return mode_metrics(DETECTOR, errors, start, 0.9 * truth, truth)

@@ -23,7 +23,6 @@ UM = 1e-4
 STAVE = {"translation": 100 * UM, "rotation": 1e-3}
 CHIP = {"translation": 20 * UM, "rotation": 5e-4}
 PRIORS = {"levels": {"stave": STAVE}, "sensor_prior": CHIP}
-EVERYONE = torch.ones(len(DETECTOR), dtype=torch.bool)
 
 
 def fitted(detector, tracks, vertex, steps=0, **options):
@@ -189,7 +188,7 @@ def test_injected_modes_are_recovered_within_their_errors():
     args = amplitudes.names, amplitudes.forms, amplitudes.motions, displacement_metric(DETECTOR), True
     errors = mode_errors(*optimizer.system(), *args)
     start = torch.zeros_like(truth)
-    found = mode_metrics(DETECTOR, errors, EVERYONE, start, layer.local(), truth)["modes"]
+    found = mode_metrics(DETECTOR, errors, start, layer.local(), truth)["modes"]
     pulls = torch.tensor([row["residual_um"] / row["sigma_um"] for row in found.values()])
     assert pulls.abs().max() < 3.5
     assert found["radial"]["injected_um"] == pytest.approx(30, abs=4)

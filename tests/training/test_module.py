@@ -144,14 +144,14 @@ def test_events_whose_chi2_is_not_finite_are_named(barrel_file):
     module._trainer = L.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     batch = data.events.__getitems__(range(30))
     chi2 = module.loss(module.sensors, batch)
-    module._check(chi2)
+    module._check(module.objective.sets[0], chi2)
     with pytest.raises(
         ConvergenceError, match=r"χ² is not finite in epoch 0, events \[4, 17\]; the last good"
     ):
-        module._check(spoilt(chi2, 4, 17))
+        module._check(module.objective.sets[0], spoilt(chi2, 4, 17))
     many = list(range(2, 25))
     with pytest.raises(ConvergenceError, match=r"events \[2, 3, 4, 5, 6, 7, 8, 9, 10, 11\] …"):
-        module._check(spoilt(chi2, *many))
+        module._check(module.objective.sets[0], spoilt(chi2, *many))
 
 
 def test_a_few_tracks_that_cannot_be_fitted_are_left_out_but_most_are_an_error(barrel_file):
@@ -163,9 +163,9 @@ def test_a_few_tracks_that_cannot_be_fitted_are_left_out_but_most_are_an_error(b
         ok = ~torch.isin(chi2.batch.event, torch.tensor(events))
         return replace(chi2, fit=chi2.fit._replace(ok=ok), track=torch.where(ok, chi2.track, torch.nan))
 
-    module._check(lost(0))
+    module._check(module.objective.sets[0], lost(0))
     with pytest.raises(ConvergenceError, match=r"tracks cannot be fitted in epoch 0, events \[0, 1, 2\]"):
-        module._check(lost(0, 1, 2))
+        module._check(module.objective.sets[0], lost(0, 1, 2))
 
 
 def test_what_an_optimizer_does_not_take_is_an_error_of_the_configuration(barrel_file):

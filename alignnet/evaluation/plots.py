@@ -77,7 +77,7 @@ def dca_mean_and_width(
         name = rf"DCA$_{{{c}}}$"
         column[0].set_ylabel(f"mean {name} [µm]")
         column[1].set_ylabel(f"width {name} [µm]")
-        column[2].set_ylabel(f"width / {_reference(table, c)}")
+        column[2].set_ylabel(f"width / {reference_of(table, c)}")
         column[0].axhline(0, color="0.75", linewidth=0.8, zorder=0)
         column[2].axhline(1, color="0.75", linewidth=0.8, zorder=0)
         _spread_out(column[0], table, f"mean_{c}_um")
@@ -298,7 +298,7 @@ def _beyond(axis: Axes, table: Mapping[str, Any], by: str, value: str) -> None:
         axis.plot(where, np.full(len(where), top), "^", color=colour, markersize=4, clip_on=False)
 
 
-def _reference(table: Mapping[str, Any], c: str) -> str:
+def reference_of(table: Mapping[str, Any], c: str) -> str:
     """The geometry that the others are compared to: its ratio to itself is 1."""
     same = (name for name, columns in table.items() if set(columns[f"width_ratio_{c}"]) <= {1.0, None})
     return next(same, "reference")
@@ -326,7 +326,7 @@ def _zoom_on_ratio(axis: Axes, table: Mapping[str, Any], c: str) -> None:
 
     Without the truth the reference is after itself, whose ratio is 1 throughout.
     """
-    reference = _reference(table, c)
+    reference = reference_of(table, c)
     others = [name for name in table if name not in ("before", reference)]
     inner = [columns for name, columns in table.items() if name != "before" or not others]
     low, high = 0.95, 1.1

@@ -56,7 +56,8 @@ class TermSystem:
         self.rows = torch.cat([none, *(self._rows(one) for one in kept)])
         self._products: list[Product] = [self._product(one) for one in self._many]
         for one, product in zip(self._many, self._products, strict=True):
-            _check_convex(one.name, product, self._like)
+            if not one.value.dim():  # squares of residuals are convex
+                _check_convex(one.name, product, self._like)
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The matrix of what is not in `rows` times a displacement (sensors, dof)."""
@@ -107,7 +108,7 @@ def _finite(name: str, slope: Tensor) -> Tensor:
 
 
 def _check_convex(name: str, product: Product, like: Tensor) -> None:
-    """Whether a matrix bends upwards along some directions, drawn anew at every run alike."""
+    """Whether a matrix bends upwards along some directions, always the same."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(_DIRECTIONS):
         along = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)

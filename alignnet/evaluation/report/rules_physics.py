@@ -46,7 +46,7 @@ def _dca_against_ideal(metrics: Mapping[str, Any], c: str) -> Iterator[Finding]:
         yield Finding("dca", "warning", f"DCA_{c}: no numbers, for want of tracks in the bins of p_T.")
         return
     limits = [max(MEAN_NEAR * w, 1e-12) for w in ideal]
-    error = known(at(metrics, "dca", "after", _error_of(mean)))
+    error = known(at(metrics, "dca", "after", error_of(mean)))
     error = error if len(error) == len(off) else [0.0] * len(off)
     beyond = [abs(o) / limit for o, limit in zip(off, limits, strict=True)]
     surely = [b for b, o, e in zip(beyond, off, error, strict=True) if b > 1 and abs(o) > SIGNIFICANT * e]
@@ -184,13 +184,13 @@ def _bin(metrics: Mapping[str, Any], key: str, k: int) -> str:
 
 def _measured(metrics: Mapping[str, Any], key: str, k: int, digits: int) -> str:
     """The k-th number that is known of a column, with its error where there is one of each."""
-    values, errors = (known(at(metrics, "dca", "after", name)) for name in (key, _error_of(key)))
+    values, errors = (known(at(metrics, "dca", "after", name)) for name in (key, error_of(key)))
     if len(values) != len(errors):
         return short(values[k], digits)
     return " ± ".join(alike(values[k], errors[k], digits))
 
 
-def _error_of(key: str) -> str:
+def error_of(key: str) -> str:
     """The column of the errors of another: mean_difference_xy_um → mean_difference_error_xy_um."""
     for c in ("_xy", "_z"):
         key = key.replace(c, f"_error{c}")

@@ -14,6 +14,7 @@ from alignnet.evaluation.report.numbers import alike, at, finite, known, short, 
 from alignnet.evaluation.report.pictures import Picture, panels
 from alignnet.evaluation.report.report import Report
 from alignnet.evaluation.report.rules_physics import dca as dca_rule
+from alignnet.evaluation.report.rules_physics import error_of
 from alignnet.evaluation.style import LINEAR_UM
 
 _VARIABLES = {
@@ -94,8 +95,7 @@ def _dca_numbers(geometries: Mapping[str, Any], c: str, by: str, variable: str) 
         columns.append(Column("± [µm]"))
     last = list(geometries.values())[-1]
     rows = []
-    for i, (low, high) in enumerate(zip(last[f"{by}_low"], last[f"{by}_high"], strict=True)):
-        name = TWO[by][i] if by in TWO else f"{low:.3g} … {high:.3g}"
+    for i, name in enumerate(_bin_names(last, by)):
         row: list[Any] = [name, whole(last["n"][i])]
         for quantity in ("mean", "width"):
             error = last[f"{quantity}_error_{c}_um"][i]
@@ -107,26 +107,27 @@ def _dca_numbers(geometries: Mapping[str, Any], c: str, by: str, variable: str) 
 
 def _dca_differences(geometries: Mapping[str, Any], c: str, by: str, variable: str) -> Html:
     """Against the reference, on the same tracks: differences of the means, ratios of the widths."""
-    others = {name: g for name, g in geometries.items() if set(g.get(f"width_ratio_{c}", ())) - {1.0, None}}
+    reference = plots.reference_of(geometries, c)
+    others = {name: g for name, g in geometries.items() if name != reference}
     if not others:
         return Html("")
     quantities = {f"mean_difference_{c}_um": "mean [µm]", f"width_ratio_{c}": "width ratio"}
     columns = [Column(variable, True)]
     columns += [Column(f"{said}, {name}") for said in quantities.values() for name in others]
-    last = next(iter(others.values()))
     rows = [
-        [
-            TWO[by][i] if by in TWO else f"{low:.3g} … {high:.3g}",
-            *(_with_error(g, key, c, i) for key in quantities for g in others.values()),
-        ]
-        for i, (low, high) in enumerate(zip(last[f"{by}_low"], last[f"{by}_high"], strict=True))
+        [name, *(_with_error(g, key, i) for key in quantities for g in others.values())]
+        for i, name in enumerate(_bin_names(next(iter(others.values())), by))
     ]
-    reference = next((name for name in geometries if name not in others), "the reference")
     return table(f"DCA_{c} against {reference}, on the same tracks", columns, rows)
 
 
-def _with_error(columns: Mapping[str, Any], key: str, c: str, i: int) -> str:
-    value, error = columns[key][i], columns[key.replace(f"_{c}", f"_error_{c}")][i]
+def _bin_names(columns: Mapping[str, Any], by: str) -> list[str]:
+    ends = zip(columns[f"{by}_low"], columns[f"{by}_high"], strict=True)
+    return list(TWO[by]) if by in TWO else [f"{low:.3g} … {high:.3g}" for low, high in ends]
+
+
+def _with_error(columns: Mapping[str, Any], key: str, i: int) -> str:
+    value, error = columns[key][i], columns[error_of(key)][i]
     return short(None) if finite(value) is None else " ± ".join(alike(value, error))
 
 

@@ -24,6 +24,10 @@ def good_metrics() -> dict[str, Any]:
         "n_aligned": 24,
         "sensors": sensors(),
         "dca": {"before": dca(5.0, 1.5), "after": dca(0.1, 1.004), "ideal": dca(0.0, 1.0)},
+        "dca_by": {
+            by: {"before": dca(5.0, 1.5, by), "after": dca(0.1, 1.004, by), "ideal": dca(0.0, 1.0, by)}
+            for by in ("phi", "charge", "top")
+        },
         "truth": {f"layer{n}": {c: dict(row) for c in "uvw"} for n in range(4)},
         "errors": {"kind": "exact", "n_draws": 0, "relative": 0.0},
         "pulls": {"all": {"all": 1.01}},
@@ -31,9 +35,9 @@ def good_metrics() -> dict[str, Any]:
     }
 
 
-def dca(mean: float, ratio: float) -> dict[str, list[float]]:
-    """A table in two bins of p_T."""
-    table: dict[str, list[float]] = {"pt_low": [0.2, 1.0], "pt_high": [1.0, 5.0], "n": [9000, 11000]}
+def dca(mean: float, ratio: float, by: str = "pt") -> dict[str, list[float]]:
+    """A table in two bins of p_T, or of something else."""
+    table: dict[str, list[float]] = {f"{by}_low": [0.2, 1.0], f"{by}_high": [1.0, 5.0], "n": [9000, 11000]}
     for c in ("xy", "z"):
         columns = {"mean": mean, "mean_error": 0.4, "width": 50 * ratio, "width_error": 0.3}
         columns |= {"mean_difference": mean, "mean_difference_error": 0.05}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from o2_run_files import DETECTOR, EVERY, collisions, read, source_of, two_time_frames
+from o2_run_files import DETECTOR, EVERY, changed, collisions, read, source_of, two_time_frames
 
 from alignnet.data.check import check_tracks
 from alignnet.data.o2 import ABSENT, FRAME_STRIDE, SEEDING, O2Source
@@ -22,7 +22,7 @@ from alignnet.data.o2_tracks import states_of
 from alignnet.data.o2_write import FrameWriter
 from alignnet.data.root_columns import Origin
 from alignnet.data.tracks import concatenate
-from alignnet.errors import ConfigError
+from alignnet.errors import ConfigError, SchemaError
 from alignnet.geometry.its2 import its2
 
 WRITTEN_BY_ROOT = Path(__file__).parents[1] / "data_files" / "o2"
@@ -167,6 +167,21 @@ def test_the_tracks_tell_their_field(frames, tmp_path):
         ConfigError, match=r"turn as in a field of 0\.50 T .*, the detector's is -0\.5 T; giv"
     ):
         read(source_of(tmp_path, *frames), detector=turned)
+
+
+def test_tracks_in_mm_and_impossible_sines_are_no_other_field(frames, tmp_path):
+    (tracks, *others), dictionary = frames
+    states = ("ITSTrack.", "ITSTrack.mParamOut.")
+    mm = {f"{state}mX": tracks[f"{state}mX"] * 10 for state in states}
+    mm |= {f"{state}mP": tracks[f"{state}mP"] * np.array([10, 10, 1, 1, 1], np.float32) for state in states}
+    with pytest.raises(SchemaError, match=r"its tracks are \d{3} cm long .*, expected less than 100, .* cm"):
+        read(source_of(tmp_path, [changed(tracks, mm), *others], dictionary))
+    impossible = tracks["ITSTrack.mP"].copy()
+    impossible[::2, 2] = 2.0
+    damaged = changed(tracks, {"ITSTrack.mP": impossible})
+    assert field_of(damaged) == pytest.approx(0.5, abs=1e-3)
+    with pytest.raises(SchemaError, match=r"track 0: found .* a sine mP\[2\] within ±1"):
+        read(source_of(tmp_path, [damaged, *others], dictionary))
 
 
 def test_what_was_kept_is_said(frames, tmp_path, caplog):

@@ -15,18 +15,10 @@ from report_metrics import dca, good_metrics, mode, sensors
 
 from alignnet.evaluation.report.finding import LEVELS
 from alignnet.evaluation.report.numbers import alike, short
+from alignnet.evaluation.report.rules_dca import MEAN_NEAR, SIGNIFICANT, WIDTH_FAR, WIDTH_NEAR
 from alignnet.evaluation.report.rules_fit import CHI2_FAR, CHI2_NEAR, CHI2_PLAUSIBLE, MANY_REJECTED
 from alignnet.evaluation.report.rules_modes import WEAK_UM
-from alignnet.evaluation.report.rules_physics import (
-    LIMIT_FAR,
-    LIMIT_NEAR,
-    LIMIT_SPREADS,
-    MEAN_NEAR,
-    PULLS,
-    SIGNIFICANT,
-    WIDTH_FAR,
-    WIDTH_NEAR,
-)
+from alignnet.evaluation.report.rules_physics import LIMIT_FAR, LIMIT_NEAR, LIMIT_SPREADS, PULLS
 from alignnet.evaluation.report.verdict import Verdict, verdict
 
 NUMBERS = st.none() | st.floats() | st.integers() | st.sampled_from([0, -1, math.nan, math.inf, 10**400])
@@ -236,6 +228,37 @@ def test_a_difference_from_ideal_that_is_no_chance_is_named_with_its_bin():
     metrics["dca"]["after"]["mean_difference_error_xy_um"] = [30.0, 0.05]
     assert levels(verdict(metrics), "dca") == ["plain", "good"]
     assert "known to 30 µm or better" in text(verdict(metrics), "dca")
+
+
+def test_a_bias_in_one_bin_of_phi_is_named_though_all_momenta_together_have_none():
+    metrics = good_metrics()
+    assert levels(verdict(metrics), "dca_by") == ["good", "good"]
+    assert "within 0.10 µm of ideal in every bin of φ, charge and half" in text(verdict(metrics), "dca_by")
+    metrics["dca_by"]["phi"]["after"]["mean_difference_xy_um"] = [0.1, -7.0]
+    judged = verdict(metrics)
+    assert (judged.level, levels(judged, "dca_by")) == ("warning", ["warning", "good"])
+    assert "DCA_xy is −7.000 ± 0.050 µm off ideal at φ 1.0 to 5.0, beyond 1.0 µm (5 %" in text(
+        judged, "dca_by"
+    )
+    metrics["dca_by"]["top"]["after"]["mean_difference_xy_um"] = [8.0, 0.1]
+    assert "the bottom half" not in text(verdict(metrics), "dca_by")  # 3.2 of its limits; φ 7
+    assert "and so in 1 other bin of half of the barrel" in text(verdict(metrics), "dca_by")
+    metrics["dca_by"]["phi"]["after"]["mean_difference_error_xy_um"] = [0.05, 3.0]
+    assert "8.000 ± 0.050 µm off ideal at the bottom half" in text(
+        verdict(metrics), "dca_by"
+    )  # −7 ± 3 is chance
+
+
+def test_without_the_truth_bins_of_phi_are_held_against_zero():
+    metrics = good_metrics()
+    for table in metrics["dca_by"].values():
+        del table["ideal"]
+    metrics["dca_by"]["charge"]["after"]["mean_z_um"] = [4.0, -0.1]
+    judged = verdict(metrics)
+    assert levels(judged, "dca_by") == ["good", "warning"]
+    assert "DCA_z is 4.00 ± 0.40 µm off 0 at charge −, beyond 2.5 µm (5 % of the width)." in text(
+        judged, "dca_by"
+    )
 
 
 def test_tracks_without_weight_are_not_said_to_have_no_fit():

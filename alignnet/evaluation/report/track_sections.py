@@ -13,8 +13,8 @@ from alignnet.evaluation.report.markup import Column, Html, element, folded, for
 from alignnet.evaluation.report.numbers import alike, at, finite, known, short, span, whole
 from alignnet.evaluation.report.pictures import Picture, panels
 from alignnet.evaluation.report.report import Report
-from alignnet.evaluation.report.rules_physics import dca as dca_rule
-from alignnet.evaluation.report.rules_physics import error_of
+from alignnet.evaluation.report.rules_dca import dca as dca_rule
+from alignnet.evaluation.report.rules_dca import error_of
 from alignnet.evaluation.style import LINEAR_UM
 
 _VARIABLES = {

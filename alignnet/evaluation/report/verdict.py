@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from alignnet.evaluation.report import rules_fit, rules_modes, rules_physics
+from alignnet.evaluation.report import rules_dca, rules_fit, rules_modes, rules_physics
 from alignnet.evaluation.report.finding import Finding
 from alignnet.evaluation.report.numbers import plural
 
 RULES = (
     rules_fit.convergence,
     rules_fit.chi2,
-    rules_physics.dca,
+    rules_dca.dca,
+    rules_dca.across,
     rules_physics.limit,
     rules_physics.pulls,
     rules_fit.sensors,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from drawn import events
+from scipy.optimize import linprog
 
 from alignnet.trackfinding.line_table import line_table
 from alignnet.trackfinding.lines import LineToy
@@ -12,7 +14,6 @@ from alignnet.trackfinding.objectives.edges import Edges
 from alignnet.trackfinding.objectives.hits import Hits
 from alignnet.trackfinding.objectives.images import Bins, Counting, Reconstruction
 from alignnet.trackfinding.objectives.likelihood import LineLikelihood
-from alignnet.trackfinding.objectives.line_tokens import CountingByLines, lines_of
 from alignnet.trackfinding.objectives.lines import Lines
 from alignnet.trackfinding.objectives.votes import PixelVotes
 from alignnet.trackfinding.segments import SegmentToy
@@ -26,8 +27,9 @@ from alignnet.trackfinding.systems.graph import EdgeClassifier
 from alignnet.trackfinding.systems.hough import ConvolutionalTransform, DenseTransform
 from alignnet.trackfinding.systems.images import BinnedParameters, ImageAutoencoder, TrackCounter
 from alignnet.trackfinding.systems.line_attention import LineAttention2D, LineAttention3D
-from alignnet.trackfinding.systems.line_tokens import LineSums, LineTokenCounter
+from alignnet.trackfinding.systems.line_cover import LineCover
 from alignnet.trackfinding.systems.lines import LineSequence, OneLine
+from alignnet.trackfinding.systems.lit_lines import lit_lines
 from alignnet.trackfinding.systems.lstm import BidirectionalLSTM, DeepLSTM, LayerLSTM, WedgeLSTM
 from alignnet.trackfinding.systems.lstm_layer import OneBiasLSTM, n_parameters
 from alignnet.trackfinding.toy2d import Toy2D, Wedge2D
@@ -155,28 +157,75 @@ def test_attention_over_lines_weighs_the_planes_of_pairs_as_one_by_one():
         assert torch.allclose(found.exp() - torch.exp(torch.tensor(-7.0)), expected, atol=1e-4)
 
 
-def test_sums_along_lines_are_those_of_the_pixels_that_they_pass():
-    image = torch.rand(3, 12, 12)
-    sums = LineSums(12, 3)(image)
-    for entry, exit_ in ((0, 0), (2, 9), (11, 1)):
-        pixel = [int(entry + 0.5 + (exit_ - entry) * layer / 12) for layer in range(12)]
-        along = image[:, torch.arange(12), pixel]
-        assert torch.allclose(sums[:, :, entry, exit_], along.view(3, 3, 4).mean(2))
+def test_all_lit_lines_are_found_and_nothing_else():
+    batch = events(LineToy(24, 3, 6, "uniform"), 12)
+    found = lit_lines(batch.image)
+    layer = torch.arange(24)
+    assert (batch.image[found.event[:, None], layer, found.pixel] == 1).all()  # each line is lit
+    rows = {tuple(row) for row in torch.cat([found.event[:, None], found.pixel], 1).tolist()}
+    assert len(rows) == len(found.event)  # once each
+    place = torch.arange(96 * 24).view(1, -1) / 96 + 1 / 300  # any other way to draw lines finds no more
+    entry, exit_ = place[:, ::7].reshape(-1, 1, 1), place[:, ::7].reshape(1, -1, 1)
+    pixel = (entry + (exit_ - entry) * layer / 24).floor().long().clamp(0, 23).flatten(0, 1)
+    for event in range(4):
+        lit = pixel[batch.image[event, layer, pixel].bool().all(1)]
+        missed = {tuple(row) for row in lit.tolist()} - {row[1:] for row in rows if row[0] == event}
+        assert len(missed) <= 0.02 * len(lit.unique(dim=0)) + 1  # ways narrower than a cell
+    shown = torch.zeros_like(batch.image).index_put(
+        (found.event[:, None], layer, found.pixel), torch.ones(())
+    )
+    assert float((shown == batch.image).float().mean()) > 0.999  # and tracks are among them
 
 
-def test_the_nearest_lines_of_tracks_are_lit_and_among_the_tokens():
-    batch, network = events(LineToy(64, 8, 16, "uniform"), 60), LineTokenCounter()
-    near = lines_of(batch) > 0
-    sums = network.sums(batch.image).mean(1).flatten(1)
-    assert float(sums[near].mean()) > 0.75 > 0.25 > float(sums[~near].mean())
-    cell = network.tokens(batch.image)[1]
-    assert float(near.gather(1, cell).sum() / near.sum()) > 0.99
+def test_an_image_full_of_noise_does_not_make_the_search_endless():
+    found = lit_lines(torch.ones(2, 12, 12), most=500)
+    assert torch.bincount(found.event).max() <= 500
+
+
+def test_the_program_tells_tracks_apart_that_no_layer_shows_side_by_side():
+    """Two pairs, one apart in the first layers and one in the last: no layer shows more than three lines."""
+    size = 32
+    image, layer = torch.zeros(1, size, size), torch.arange(size)
+    for entry, exit_ in ((4.2, 4.2), (4.2, 5.4), (20.2, 20.2), (21.4, 20.2)):
+        image[0, layer, (entry + (exit_ - entry) * layer / size).floor().long()] = 1
+    assert image.sum(2).max() == 3
+    network = LineCover(most=6, rounds=400)
+    with torch.no_grad():
+        cover = network.cover(image, lit_lines(image))
+    weights = linprog_cover(image[0])
+    assert weights == pytest.approx(4)
+    assert float(cover.weight) == pytest.approx(weights, abs=0.02)
+    assert float(cover.price) == pytest.approx(weights, abs=0.02)  # both programs end at the same number
+    assert float(cover.short) < 0.05
+    assert float(cover.dark) == 0
+
+
+def linprog_cover(image: torch.Tensor) -> float:
+    """The linear program by scipy."""
+    lines = lit_lines(image[None])
+    n, layers = lines.pixel.shape
+    through = torch.zeros(image.numel(), n)
+    through[
+        (torch.arange(layers) * image.shape[1] + lines.pixel).flatten(),
+        torch.arange(n).repeat_interleave(layers),
+    ] = 1
+    through = through[image.flatten() > 0].numpy()
+    return float(linprog(np.ones(n), -through, -np.ones(len(through)), bounds=(0, None)).fun)
+
+
+def test_what_the_program_says_is_between_the_most_lit_layer_and_the_tracks():
+    batch = events(LineToy(64, 8, 16, "uniform"), 20)
+    with torch.no_grad():
+        cover = LineCover(rounds=1000).cover(batch.image, lit_lines(batch.image))
+    most_lit, tracks = batch.image.sum(2).amax(1), batch.present.sum(1)
+    assert (cover.weight > most_lit - 0.05).all()
+    assert (cover.weight < tracks + 0.05).all()
+    assert (cover.price < tracks + 1e-4).all()  # of the dual: never more, however few the rounds
 
 
 def test_no_fewer_tracks_are_counted_than_a_layer_has_lit_pixels():
-    batch, network = events(LineToy(64, 8, 16, "uniform"), 60), LineTokenCounter()
-    most_lit = batch.image.sum(2).amax(1)
-    assert (network(batch.image).tracks.argmax(1) >= most_lit).all()
+    batch, network = events(LineToy(64, 8, 16, "uniform"), 30), LineCover()
+    assert (network(batch.image).argmax(1) >= batch.image.sum(2).amax(1)).all()
 
 
 BY_HEART = {
@@ -193,9 +242,7 @@ BY_HEART = {
     "line attention 3D": (LineAttention3D(10, 16, 3, 0.25), Hits(3), Toy3D(10, 16)),
     "reconstruction": (ImageAutoencoder(), Reconstruction(), LineToy(16, 2, 2)),
     "counter": (TrackCounter(4), Counting(4), LineToy(64, 2, 4, "uniform")),
-    "line tokens": (
-        LineTokenCounter(4, 16, 4, 1, 24, 16), CountingByLines(4), LineToy(16, 2, 4, "uniform"),
-    ),
+    "line cover": (LineCover(4, 10, 16, 500), Counting(4), LineToy(16, 2, 4, "uniform")),
     "bins": (BinnedParameters(4), Bins(4), LineToy(64, 2, 4, "poisson")),
     "line": (OneLine(12), Lines(1.0), LineToy(12, 1, 1)),
     "sequence": (LineSequence(3, 12, 32, stops=True), Lines(6.0, True), LineToy(12, 2, 3, "poisson")),

@@ -1,0 +1,111 @@
+"""Counting tracks by the fewest lines that explain an image.
+
+Each track lights a pixel of each layer, and nothing else does: lines all of whose pixels are lit
+(`lit_lines`) cover the image, and the tracks are one such cover. How many lines the smallest one has is, with
+weights w of the lines that may be fractions, a linear program,
+
+    minimise Σ w  where  A w ≥ 1 in every lit pixel, w ≥ 0,
+
+whose dual asks for prices y of the pixels of which no line may gather more than 1. To price the pixels of
+the most lit layer at 1 is one of its solutions, so that the program says no less than that layer, and more
+where layers together show that it is not all. The network is the primal–dual algorithm for it (Chambolle and
+Pock, J. Math. Imaging Vis. 40 (2011) 120, with the diagonal steps of Pock and Chambolle, ICCV 2011) with a
+given number of rounds, each with steps that are learned (unrolled as Gregor and LeCun, ICML 2010). What it
+has come to by then, a second network reads.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from alignnet.trackfinding.systems.lit_lines import LitLines, lit_lines
+
+IMPOSSIBLE = -30.0
+"""Logit of fewer tracks than a layer has lit pixels; finite, since noise may light some."""
+
+DEPTHS, EXCESSES = 6, 4
+"""Layers with 0 to 5 pixels fewer than the most lit one are counted; 0 to 3 tracks more are told apart."""
+
+
+class Cover(NamedTuple):
+    """What the rounds have come to; each (events,)."""
+
+    weight: Tensor  # Σ w
+    price: Tensor  # Σ y over what the dearest line gathers, where that is above 1
+    short: Tensor  # Σ (1 − A w) over pixels where that is above 0
+    dark: Tensor  # lit pixels that are on no line
+
+
+class LineCover(nn.Module):
+    """How many tracks an image shows.
+
+    Args:
+        most: the largest number of tracks.
+        rounds: of the primal–dual algorithm.
+        hidden: of the network that reads its end.
+        cells: of an event that the search for lines follows.
+    """
+
+    def __init__(self, most: int = 16, rounds: int = 80, hidden: int = 16, cells: int = 20_000) -> None:
+        super().__init__()
+        self.most, self.cells = most, cells
+        self.steps = nn.Parameter(torch.zeros(rounds, 3))  # log of both steps, and of how far w is led on
+        self.excess = nn.Sequential(
+            nn.Linear(DEPTHS + 5, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
+            nn.Linear(hidden, EXCESSES),
+        )  # fmt: skip
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (events, most + 1) of the numbers of tracks in images (events, layers, pixels)."""
+        return self._count(image, self.cover(image, lit_lines(image, self.cells)))
+
+    def cover(self, image: Tensor, lines: LitLines) -> Cover:
+        """The rounds, from the most lit layer's pixels and from as much weight, spread evenly."""
+        events, layers, width = image.shape
+        layer = torch.arange(layers, device=image.device)
+        along = ((lines.event[:, None] * layers + layer) * width + lines.pixel).flatten()
+        through = (
+            torch.zeros_like(image).flatten().index_add(0, along, torch.ones_like(along, dtype=image.dtype))
+        )
+        per_line = torch.bincount(lines.event, minlength=events).clamp(min=1)
+
+        def gathered(y: Tensor) -> Tensor:
+            return y.index_select(0, along).view(-1, layers).sum(1)
+
+        def covered(w: Tensor) -> Tensor:
+            return torch.zeros_like(through).index_add(0, along, w.repeat_interleave(layers))
+
+        lit = image.sum(2)
+        y = torch.zeros_like(image).scatter(1, lit.argmax(1)[:, None, None].expand(-1, 1, width), 1.0)
+        y = y.flatten() * (through > 0) * image.flatten()
+        w = (lit.amax(1) / per_line)[lines.event]
+        for down, up, on in self.steps.exp():
+            new = (w - down / layers * (1 - gathered(y))).relu()
+            led = new + on * (new - w)
+            y = (y + up / through.clamp(min=1) * (1 - covered(led)) * (through > 0)).relu()
+            w = new
+        nothing = torch.zeros(events, device=image.device)
+        dearest = (nothing + 1).scatter_reduce(0, lines.event, gathered(y), "amax")
+        short = (1 - covered(w)).relu() * (through > 0)
+        return Cover(
+            weight=nothing.index_add(0, lines.event, w),
+            price=y.view(events, -1).sum(1) / dearest,
+            short=short.view(events, -1).sum(1),
+            dark=((image.flatten() > 0) & (through == 0)).view(events, -1).sum(1),
+        )
+
+    def _count(self, image: Tensor, cover: Cover) -> Tensor:
+        lit = image.sum(2)
+        most_lit = lit.amax(1, keepdim=True)
+        fewer = most_lit - lit
+        depth = torch.arange(DEPTHS, device=image.device)
+        seen = [(fewer[..., None] == depth).float().mean(1), most_lit / self.most]
+        seen += [(part - most_lit[:, 0])[:, None].clamp(-2, 3) for part in (cover.weight, cover.price)]
+        seen += [(part / image.shape[1])[:, None].clamp(max=4) for part in (cover.short, cover.dark)]
+        chosen = self.excess(torch.cat(seen, 1)).log_softmax(1)
+        more = torch.arange(self.most + 1, device=image.device) - most_lit.long()
+        logits = chosen.gather(1, more.clamp(0, EXCESSES - 1))
+        return logits.masked_fill((more < 0) | (more >= EXCESSES), IMPOSSIBLE)

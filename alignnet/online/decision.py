@@ -30,7 +30,7 @@ class Decision:
     reasons: tuple[str, ...]  # why they are significant; none: they are not
     moved: tuple[Change, ...] = ()  # volumes since the constants that are out, the most certain first
     p_value: float = 1.0  # that nothing has moved since
-    error_ratio: float = 1.0  # errors of those that are out over those of now, median
+    error_ratio: float = 1.0  # errors of those that are out (before the first: without tracks) over these
 
     @property
     def significant(self) -> bool:
@@ -44,7 +44,8 @@ class Criterion:
 
     Args:
         significance: p-value, corrected, below which something has moved.
-        improved: factor by which errors have become smaller.
+        improved: factor by which errors have become smaller; before the first constants, than what was
+            known without tracks.
         always: publish after each file.
 
     Raises:
@@ -80,10 +81,12 @@ class Criterion:
             known: those that were known when constants were published.
         """
         if published is None:
-            return Decision(("first",))
+            ratio = _error_ratio(now, freedom.initial)
+            told = ("first",) if self.always or ratio >= self.improved else ()
+            return Decision(told, error_ratio=ratio)
         new = [one for one in changes if one.place not in known]
         p_value, moved = self._moved(now, published, freedom)
-        ratio = _error_ratio(now, published)
+        ratio = _error_ratio(now, published.covariance)
         checks = {
             "change": bool(new),
             "moved": p_value < self.significance,
@@ -133,7 +136,8 @@ def _inverse(covariance: torch.Tensor) -> tuple[torch.Tensor, int]:
     return root @ root.T, int(keep.sum())
 
 
-def _error_ratio(now: Estimate, published: Estimate) -> float:
-    before, after = (e.covariance.diagonal().clamp_min(0).sqrt().numpy() for e in (published, now))
+def _error_ratio(now: Estimate, before_that: torch.Tensor) -> float:
+    """Errors of another covariance over those of now, the median."""
+    before, after = (c.diagonal().clamp_min(0).sqrt().numpy() for c in (before_that, now.covariance))
     good = after > 0
     return float(np.median(before[good] / after[good])) if good.any() else 1.0

@@ -10,8 +10,8 @@ whose dual asks for prices y of the pixels of which no line may gather more than
 the most lit layer at 1 is one of its solutions, so that the program says no less than that layer, and more
 where layers together show that it is not all. The network is the primal–dual algorithm for it (Chambolle and
 Pock, J. Math. Imaging Vis. 40 (2011) 120, with the diagonal steps of Pock and Chambolle, ICCV 2011) with a
-given number of rounds, each with steps that are learned (unrolled as Gregor and LeCun, ICML 2010). What it
-has come to by then, a second network reads.
+given number of rounds, each with steps that are learned (unrolled as Gregor and LeCun, ICML 2010). How near
+what it has come to by then is to each number of tracks gives the logits, which a second network corrects.
 """
 
 from __future__ import annotations
@@ -49,14 +49,17 @@ class LineCover(nn.Module):
         cells: of an event that the search for lines follows.
     """
 
-    def __init__(self, most: int = 16, rounds: int = 80, hidden: int = 16, cells: int = 20_000) -> None:
+    def __init__(self, most: int = 16, rounds: int = 120, hidden: int = 16, cells: int = 20_000) -> None:
         super().__init__()
         self.most, self.cells = most, cells
         self.steps = nn.Parameter(torch.zeros(rounds, 3))  # log of both steps, and of how far w is led on
+        self.sharpness = nn.Parameter(torch.tensor(1.0))  # log of how much the program's answer says
+        last = nn.Linear(hidden, EXCESSES)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.excess = nn.Sequential(
-            nn.Linear(DEPTHS + 5, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
-            nn.Linear(hidden, EXCESSES),
-        )  # fmt: skip
+            nn.Linear(DEPTHS + 5, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (events, most + 1) of the numbers of tracks in images (events, layers, pixels)."""
@@ -105,7 +108,9 @@ class LineCover(nn.Module):
         seen = [(fewer[..., None] == depth).float().mean(1), most_lit / self.most]
         seen += [(part - most_lit[:, 0])[:, None].clamp(-2, 3) for part in (cover.weight, cover.price)]
         seen += [(part / image.shape[1])[:, None].clamp(max=4) for part in (cover.short, cover.dark)]
-        chosen = self.excess(torch.cat(seen, 1)).log_softmax(1)
+        above = (cover.weight[:, None] - most_lit).clamp(-1, EXCESSES)
+        off = torch.arange(EXCESSES, device=image.device) - above
+        chosen = (self.excess(torch.cat(seen, 1)) - self.sharpness.exp() * off**2).log_softmax(1)
         more = torch.arange(self.most + 1, device=image.device) - most_lit.long()
         logits = chosen.gather(1, more.clamp(0, EXCESSES - 1))
         return logits.masked_fill((more < 0) | (more >= EXCESSES), IMPOSSIBLE)

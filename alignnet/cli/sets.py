@@ -9,12 +9,14 @@ import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from alignnet.cli.app import build, values_of
-from alignnet.cli.arguments import check_arguments
+from alignnet.cli.arguments import check_arguments, fits, shown
 from alignnet.data.datamodule import AlignmentData
 from alignnet.errors import AlignnetError, ConfigError
 from alignnet.geometry.detector import Detector
@@ -23,6 +25,8 @@ from alignnet.loss.objective import DataSet
 from alignnet.loss.terms import Terms
 
 Section = dict[str, Any]
+
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 OWN = ("sets", "weight", "find")
 """Keys of `data` that are not of one set of files."""
@@ -132,25 +136,60 @@ def terms_of(node: DictConfig, detector: Detector) -> Terms:
     for name, one in (node.get("terms") or {}).items():
         if not isinstance(one, DictConfig) or "_target_" not in one:
             raise ConfigError(f"loss.terms.{name} has no _target_: the class or function of the term")
-        weights[str(name)] = float(one.get("weight", 1.0))
+        weights[str(name)] = _weight(f"loss.terms.{name}.weight", one.get("weight", 1.0))
         functions[str(name)] = _term(f"loss.terms.{name}", one, detector)
     return Terms(functions, weights)
 
 
+def _weight(key: str, value: Any) -> float:
+    if not fits(value, float) or value <= 0:
+        raise ConfigError(f"{key} is {shown(value)}; expected a finite number > 0")
+    return float(value)
+
+
 def _term(key: str, section: DictConfig, detector: Detector) -> Any:
-    """A user's term; whatever its constructor raises is told by its key."""
-    values = {str(k): v for k, v in section.items() if k != "weight"}
-    node = OmegaConf.create({"_target_": values.pop("_target_"), "_partial_": True})
-    make = build(node).func
-    given = {"detector": detector} if "detector" in inspect.signature(make).parameters else {}
+    """A user's term: an object of a class, what a function gives, or a function that lacks the sensors alone.
+
+    Whatever the constructor raises is told by its key.
+    """
+    own = {k: v for k, v in _plain(section).items() if k not in ("weight", "_target_", "_partial_")}
+    values = instantiate(OmegaConf.create(own), _convert_="all")
+    make = _located(f"{key}._target_", section["_target_"])
+    parameters = inspect.signature(make).parameters
+    given = {"detector": detector} if "detector" in parameters else {}
+    lacking = [
+        name for name, one in parameters.items()
+        if one.default is one.empty and one.kind in _NAMED and name not in {*values, *given}
+    ]  # fmt: skip
+    if inspect.isfunction(make) and len(lacking) == 1:
+        check_arguments(make, values, key)
+        return partial(make, **values, **given)
     check_arguments(make, values, key, given)
     try:
-        whole: Section = {"_target_": node["_target_"], **values}
-        return build(OmegaConf.create(whole), **given)
+        term = make(**values, **given)
     except (AlignnetError, ImportError, MemoryError):
         raise
     except Exception as error:  # a stranger's code
-        raise ConfigError(f"{key}: {node._target_} raised {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{key}: {section['_target_']} raised {type(error).__name__}: {error}") from error
+    if not callable(term):
+        kind = type(term).__name__
+        raise ConfigError(f"{key}: {section['_target_']} gives a {kind}; expected a function of the sensors")
+    return term
+
+
+def _located(key: str, target: Any) -> Any:
+    """The class or function of a name."""
+    try:
+        found = get_object(str(target))
+    except Exception as error:  # a stranger's module
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ConfigError(
+            f"{key} is {target!r}: {reason}; expected MODULE.NAME of a class or function in a module that "
+            "Python finds (PYTHONPATH=. for one in this folder)"
+        ) from error
+    if not callable(found):
+        raise ConfigError(f"{key} is {target!r}, a {type(found).__name__}; expected a class or function")
+    return found
 
 
 def _plain(node: Any) -> Section:

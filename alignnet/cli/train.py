@@ -24,6 +24,7 @@ from alignnet.cli.run_folder import forget_curves
 from alignnet.cli.sensor_answer import sensor_answer
 from alignnet.cli.setup import evaluation_of, is_first_rank, load_problem, plain, quiet
 from alignnet.cli.signals import handle_again
+from alignnet.cli.told_sets import told_sets
 from alignnet.cli.uncertainty import uncertainty_of
 from alignnet.data.memory import peak_memory_mb
 from alignnet.errors import NotConvergedError
@@ -61,6 +62,7 @@ def train(config: DictConfig) -> None:
     if config.resume is None and is_first_rank():
         forget_curves(folder)
     problem = load_problem(with_found_tracks(config, folder))
+    sets = told_sets(problem.data, problem.objective.others)
     averaging = build(config.get("averaging"))
     module = AlignmentModule(
         problem.sensors,
@@ -80,6 +82,8 @@ def train(config: DictConfig) -> None:
     )
     log.info("%s: %d sensors, %d tracks from %s", problem.detector.name, len(problem.detector),
              problem.data.n_tracks, ", ".join(problem.data.files))  # fmt: skip
+    for line in sets:
+        log.info("%s", line)
     fit(trainer, module, problem.data, None if config.resume is None else Path(config.resume))
     draw = config.evaluation.limit and problem.truth is not None
     answer = answer_of(module, problem.data, draw, uncertainty, problem.volumes)  # ranks share the work

@@ -36,7 +36,6 @@ from alignnet.training.preconditioned_sgd import PreconditionedSGD, largest_eige
 from alignnet.training.priors import (
     USUAL_LEVELS,
     HeldModes,
-    Modes,
     absent,
     held_modes,
     level_prior,
@@ -97,7 +96,7 @@ class GaussNewton(torch.optim.Optimizer):
         self,
         params: Iterable[torch.nn.Parameter],
         lr: float = 1.0,
-        levels: Mapping[str, Mapping[str, float] | None] | None = None,
+        levels: Mapping[str, Mapping[str, Any] | None] | None = None,
         sensor_prior: Mapping[str, float] | None = None,
         min_hits: int = 10,
         tolerance: float = 1e-4,
@@ -108,7 +107,7 @@ class GaussNewton(torch.optim.Optimizer):
         gauge: bool = False,
         zero_mean: Sequence[str] = (),
         schedule: Sequence[Mapping[str, Any]] = (),
-        modes: Modes | None = None,
+        modes: Mapping[str, Any] | None = None,
         surface_prior: float | None = None,
     ) -> None:
         if surface_prior is not None and not surface_prior > 0:
@@ -175,7 +174,8 @@ class GaussNewton(torch.optim.Optimizer):
             for name in absent(list(wanted), detector, USUAL_LEVELS, f"optimizer.{key}")
         ]
         priors = {n: prior for n, prior in self.level_priors.items() if n not in unknown}
-        self.stages = present(self.stages, priors, [*unknown, *USUAL_LEVELS])
+        usual = absent(USUAL_LEVELS, detector, USUAL_LEVELS, "optimizer.schedule")
+        self.stages = present(self.stages, priors, [*unknown, *usual])
         self._sensors, self._terms = sensors, terms if terms is not None and len(terms) else None
         self._levels = [level(detector, sensors, n, one.sigma, one.fixed) for n, one in priors.items()]
         self._unknowns = Unknowns(detector, sensors, self._levels, self._own_basis())

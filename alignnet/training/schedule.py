@@ -63,7 +63,9 @@ def present(stages: Sequence[Stage], levels: Iterable[str], absent: Iterable[str
         strange = [name for name in stage.levels or () if _key(name) not in known | missing]
         if strange:
             raise ConfigError(
-                f"optimizer.schedule has {strange}; its levels are those of optimizer.levels, {sorted(known)}"
+                f"optimizer.schedule has {strange}; expected some of {sorted(known)}, those of "
+                "optimizer.levels and sensor; a level of the detector is added by "
+                f"'+optimizer.levels.{strange[0]}={{translation: cm, rotation: rad}}'"
             )
         kept = None if stage.levels is None else tuple(n for n in stage.levels if _key(n) in known)
         if kept is None or kept:

@@ -11,6 +11,7 @@ from training_runs import SMALL, configured
 
 from alignnet.cli.keys import check_keys
 from alignnet.cli.setup import load_problem
+from alignnet.cli.told_sets import told_sets
 from alignnet.data.decay_source import TwoBodyDecays
 from alignnet.data.root import write_simulation
 from alignnet.errors import ConfigError
@@ -24,6 +25,18 @@ class Flat:
 
     def __call__(self, local):
         return local[self.rows, 2] / self.sigma
+
+
+def plain(local, sigma=1e-3):
+    return local[:, 0] / sigma
+
+
+def given(local, detector, sigma):
+    return local[detector.layer == 1, 1] / sigma
+
+
+def number():
+    return 3.0
 """
 
 
@@ -93,6 +106,48 @@ def test_terms_get_the_detector_and_their_weight(barrel_file, files, monkeypatch
     )  # of the survey: 10 σ, the sensors at 0
 
 
+def test_a_function_of_the_sensors_is_a_term(barrel_file, files, monkeypatch):
+    monkeypatch.syspath_prepend(files)
+    (files / "my_functions.py").write_text(TERM)
+    found = problem(
+        barrel_file,
+        "+loss.terms.plain={_target_: my_functions.plain}",
+        "+loss.terms.given={_target_: my_functions.given, sigma: 1e-4, _partial_: true}",
+    )
+    local = torch.full((24, 6), 2e-3, dtype=torch.float64)
+    terms = found.objective.terms
+    assert terms.functions["plain"](local).tolist() == pytest.approx([2.0] * 24)
+    assert terms.functions["given"](local).tolist() == pytest.approx([20.0] * 6)
+    for wrong, said in {
+        "{_target_: my_functions.number}": r"terms\.a: my_functions\.number gives a float; expected a",
+        "{_target_: my_functions.given, sgima: 1}": r"terms\.a\.sgima: given takes no 'sgima', only local, ",
+        "{_target_: my_functions.given}": r"terms\.a: given: missing a required argument: 'local'",
+        "{_target_: my_functions.plane}": r"terms\.a\._target_ is 'my_functions\.plane': .*PYTHONPATH=\. ",
+        "{_target_: no_functions.plain}": r"terms\.a\._target_ is .*No module named 'no_functions'; expected",
+    }.items():
+        with pytest.raises(ConfigError, match=said):
+            problem(barrel_file, f"+loss.terms.a={wrong}")
+
+
+def test_what_a_set_has_is_told_and_a_set_of_decays_without_any_is_refused(barrel_file, files, caplog):
+    found = problem(
+        barrel_file, f"+data.sets.k0s={{files: [{files}/k0s.root], decay: {{mass: 0.4976, width: 0.001}}}}"
+    )
+    line = told_sets(found.data, found.objective.others)[0]
+    n = found.data.others["k0s"].n_tracks
+    assert line.startswith(f"data.sets.k0s: {n} tracks in ")
+    assert f" pairs from {files}/k0s.root; 0.5 T, weight 1" in line
+    assert not caplog.messages
+    single = f"+data.sets.a={{files: [{files}/cosmics.root], decay: {{mass: 0.4976, width: 0.001}}}}"
+    none = problem(barrel_file, single)
+    with pytest.raises(
+        ConfigError, match=r"a\.decay: its \d+ events have 1 to 1 tracks, none has 2; expected"
+    ):
+        told_sets(none.data, none.objective.others)
+    assert f"{files}/cosmics.root: made at 0 T by its metadata, and fitted at 0.5 T" in caplog.messages[-1]
+    assert "give data.sets.a.b_z=0" in caplog.messages[-1]
+
+
 def test_without_sets_batches_are_what_they_were(barrel_file):
     found = problem(barrel_file)
     assert not found.data.others
@@ -121,6 +176,10 @@ def test_without_sets_batches_are_what_they_were(barrel_file):
         (
             "+loss.terms.a={_target_: ipaddress.ip_address, address: x}",
             "terms.a: .* raised ValueError: 'x' does",
+        ),
+        (
+            "+loss.terms.a={_target_: alignnet.loss.survey.Survey, file: x, weight: abc}",
+            r"terms\.a\.weight is 'abc'; expected a finite number > 0",
         ),
     ],
 )

@@ -75,6 +75,8 @@ def _check(config: DictConfig, run: Path, output: Path) -> None:
         raise ConfigError(f"output is {output}, expected a name that ends in {' or '.join(suffixes)}")
     if config.objects not in OBJECTS:
         raise ConfigError(f"objects is {config.objects!r}, expected {' or '.join(OBJECTS)}")
+    if config.objects != OBJECTS[0] and config.format != "alice":
+        raise ConfigError(f"objects={config.objects} is for format=alice, not for format={config.format}")
     if config.mille is not None and config.format != "millepede":
         raise ConfigError(f"mille={config.mille} goes with format=millepede, not with {config.format}")
     if config.mille is not None and str(config.mille).endswith(".txt"):

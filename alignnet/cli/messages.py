@@ -126,10 +126,15 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _hint(key: str, config_path: str, config_name: str) -> str:
-    choices = [a for a in sys.argv[1:] if re.match(r"\w[\w/]*=", a) and a.partition("=")[0] != key]
-    close = close_keys(key, known_keys(config_path, config_name, choices))
+    close = close_keys(key, _known_beside(key, config_path, config_name))
     listing = f"`alignnet {as_typed(config_name)} --cfg job` prints all keys"
     return f"; did you mean {' or '.join(close)}? {listing}" if close else f"; {listing}"
+
+
+def _known_beside(key: str, config_path: str, config_name: str) -> list[str]:
+    """The keys that there are with the choices of the command line, without what it says of `key`."""
+    choices = [a for a in sys.argv[1:] if re.match(r"\w[\w/]*=", a) and a.partition("=")[0] != key]
+    return known_keys(config_path, config_name, choices)
 
 
 def _choices_with(key: str, config_path: str) -> list[str]:
@@ -159,6 +164,10 @@ def _composition(error: BaseException, config_path: str, config_name: str) -> st
     found = re.match(r"Could not (?:override|delete(?: from config\.)?) '([^'@=]+)", str(error))
     if isinstance(error, ConfigCompositionException) and found:
         key, group = found[1], found[1].partition(".")[0]
+        if key in _known_beside(key, config_path, config_name):
+            entry = re.search(r"Key '([^']+)' is not in struct", " ".join(map(str, _chain(error))))
+            name = entry[1] if entry else "NAME"
+            return f"{key} has no entry '{name}' yet; new ones take a plus: '+{key}.{name}=VALUE'"
         choices = _choices_with(key, config_path)
         if choices and not any(argument.startswith(f"{group}=") for argument in sys.argv[1:]):
             return f"{key} needs a choice of {group}: give {group}={' or '.join(choices)} with it"

@@ -35,6 +35,8 @@ def main(config: DictConfig) -> None:
         config.simulation, source=_built(config.source), detector=detector, misalignment=local, seed=seed
     )
     moving = Moving(detector, local, _motion(config))
+    if moving.parts and not any(part.steps(0, n_events) for part in moving.parts):
+        log.warning("time: nothing moves between the first and the last of %d events", n_events)
     count = Count(detector)
     per_file = None if config.events_per_file is None else whole_number(config, "events_per_file", 1)
     with SeriesWriter(output, per_file, n_events, detector, local, _metadata(config)) as writer:

@@ -21,6 +21,7 @@ from alignnet.geometry.recovery import displacement_metric
 from alignnet.geometry.weak_modes import WEAK_MODE_NAMES, rigid_motion_basis, weak_mode_basis
 
 _DISTINCT = 1e-2  # of a mode that must be left beside rigid motions and the modes before it
+_SOMETHING = 1e-6  # of the largest mode, below which a mode is rounding
 
 
 class ModeAmplitudes:
@@ -79,11 +80,12 @@ def _distinct(motions: Tensor, metric: Tensor) -> list[int]:
     """Rows that are not sums of those before them."""
     rows: list[int] = []
     basis = motions.new_zeros(0, *motions.shape[1:])
-    for i, motion in enumerate(motions):
-        left, size = motion, _size(motion, metric)
+    sizes = [_size(motion, metric) for motion in motions]
+    for i, (motion, size) in enumerate(zip(motions, sizes, strict=True)):
+        left = motion
         for _ in range(2):  # the second time for what rounding left
             left = left - _part(left, basis, metric)
-        if size > 0 and _size(left, metric) > _DISTINCT * size:
+        if size > _SOMETHING * max(sizes) and _size(left, metric) > _DISTINCT * size:
             rows.append(i)
             basis = torch.cat([basis, left[None] / _size(left, metric)])
     return rows

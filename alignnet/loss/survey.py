@@ -8,6 +8,7 @@ has been moved by its own six. A measurement of value y and width σ adds ½ ((s
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -35,7 +36,8 @@ class Survey(nn.Module):
         file: the CSV file.
 
     Raises:
-        SchemaError: names the line that has an unknown path or degree of freedom, or a width that is not > 0.
+        SchemaError: names the line that has an unknown path or degree of freedom, a volume against itself, a
+            value that is no number, or a width that is not > 0.
     """
 
     sensor: Tensor
@@ -51,8 +53,12 @@ class Survey(nn.Module):
         parents = table["relative_to"] if "relative_to" in table else [""] * len(table)
         parts, sigma = [], torch.from_numpy(table["sigma"].copy())
         for i, (name, dof, parent) in enumerate(zip(table["name"], table["dof"], parents, strict=True)):
-            if not sigma[i] > 0:
-                raise SchemaError(f"{file}, line {table.line[i]}: sigma is {float(sigma[i])}, expected > 0")
+            value = float(table["value"][i])
+            if not (sigma[i] > 0 and isfinite(sigma[i]) and isfinite(value)):
+                raise SchemaError(
+                    f"{file}, line {table.line[i]}: sigma is {float(sigma[i])} and value {value}, expected "
+                    "finite numbers and sigma > 0"
+                )
             try:
                 parts.append(measured(detector, str(name), str(dof), str(parent) or None))
             except ValueError as error:
@@ -94,6 +100,8 @@ def measured(detector: Detector, name: str, dof: str, parent: str | None = None)
     if parent is None:
         return inside, _along_axes(detector, inside, form)
     around = inside_of(detector, parent)
+    if len(around) == len(inside) and bool((around == inside).all()):
+        raise ValueError(f"{parent!r} holds what {name!r} holds, so that one cannot move against the other")
     if not bool(torch.isin(inside, around).all()):
         raise ValueError(f"{parent!r} is not around {name!r}")
     carried = _motions(detector, around, inside)  # of the parent's six, (sensors inside, 5, 3, 6)

@@ -43,7 +43,8 @@ class Criterion:
     """When constants are significant.
 
     Args:
-        significance: p-value, corrected, below which something has moved.
+        significance: p-value below which something has moved: all together, or one volume, corrected for
+            how many there are.
         improved: factor by which errors have become smaller; before the first constants, than what was
             known without tracks.
         always: publish after each file.
@@ -89,7 +90,7 @@ class Criterion:
         ratio = _error_ratio(now, published.covariance)
         checks = {
             "change": bool(new),
-            "moved": p_value < self.significance,
+            "moved": p_value < self.significance or bool(moved),
             "improved": ratio >= self.improved,
             "always": self.always,
         }

@@ -158,6 +158,7 @@ BAD_KEYS = {
     "sensors=null": "sensors is null; expected NAME: value pairs",
     "+optimizer.levels.stave.fixed=[dq]": "optimizer.levels.stave.fixed is ['dq']; expected some, not",
     "optimizer.modes={curl: null}": "optimizer.modes.curl is None; expected 0 for none of it, or {sigma: cm}",
+    "optimizer.levels={stavo: {translation: 1, rotation: 1}}": "optimizer.levels has no entry 'stavo'",
     "sensors.fixed=null": "sensors.fixed is null; expected NAME: value pairs",
     "early_stop=often": "early_stop is 'often'; expected NAME: value pairs or null",
     "trainer.precision=bf16-true": "trainer.precision is 'bf16-true'; expected 64-true or 32-true",

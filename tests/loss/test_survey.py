@@ -110,6 +110,9 @@ def test_a_survey_and_tracks_are_one_least_squares(tmp_path):
         ("B/BLayer9,du,0,1,", "line 2: 'B/BLayer9' is no volume or sensor of small barrel"),
         (f"{STAVE},dx,0,1,", "line 2: dof is 'dx'"),
         (f"{STAVE},du,0,0,", r"line 2: sigma is 0\.0"),
+        (f"{STAVE},du,0,inf,", r"line 2: sigma is inf and value 0\.0, expected finite"),
+        (f"{STAVE},du,nan,1,", r"line 2: sigma is 1\.0 and value nan, expected finite"),
+        (f"{STAVE},du,0,1,{STAVE}", "line 2: .* cannot move against the other"),
         (f"{STAVE},du,0,1,{CHIP}", "is not around"),
     ],
 )

@@ -8,6 +8,7 @@ from small_detectors import COSMICS, GUN, barrel, batch_of, planes, random_local
 
 from alignnet.errors import ConfigError
 from alignnet.evaluation.weak_modes import mode_metrics, verdict
+from alignnet.geometry.its3 import its3
 from alignnet.geometry.misalign import Composed, Gaussian, WeakMode
 from alignnet.geometry.mode_amplitudes import ModeAmplitudes
 from alignnet.geometry.recovery import displacement_metric
@@ -71,6 +72,11 @@ def test_an_injected_mode_is_read_off_to_second_order():
     assert found["curl"] == pytest.approx(50 * UM, abs=0.05 * UM)
     assert found["skew_cos"] ** 2 + found["skew_sin"] ** 2 == pytest.approx((30 * UM) ** 2, rel=1e-2)
     assert abs(found["twist"]) < 0.05 * UM
+
+
+def test_modes_of_which_only_rounding_is_left_are_none():
+    """Half-cylinders whose middles are at φ = ±90° do not see cos φ."""
+    assert "clamshell_cos" not in ModeAmplitudes(its3(outer_barrel=False)).names
 
 
 def test_modes_that_a_detector_has_no_length_for_are_none():

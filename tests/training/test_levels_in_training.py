@@ -220,6 +220,10 @@ def test_a_checkpoint_of_volumes_without_frames_is_refused():
     ("options", "message"),
     [
         ({"schedule": [{"levels": ["storey"]}]}, r"schedule has \['storey'\]"),
+        (
+            {"schedule": [{"levels": ["half_barrel"]}, {"levels": ["stave"]}]},
+            r"schedule has \['half_barrel'\]; expected some of \['sensor', 'stave'\], .* is added by",
+        ),
         ({"schedule": [{"levels": []}]}, r"schedule\[0\]\.levels is \[\]"),
         ({"schedule": [{"stave": 3}]}, r"schedule\[0\] is"),
         ({"schedule": [{"levels": ["stave"], "epochs": 0}]}, r"epochs is 0; expected a whole number"),

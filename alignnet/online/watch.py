@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import torch
 from alignnet.data.cache_lock import Lock
 from alignnet.data.tracks import Tracks
 from alignnet.errors import AlignnetError, CheckpointError, ConfigError, ConvergenceError, SchemaError
+from alignnet.geometry import rigid
 from alignnet.online.decision import Criterion, Decision
 from alignnet.online.durable import write_json
 from alignnet.online.history import History
@@ -273,6 +274,7 @@ class Watch:
                 "volume": self.fit.volumes.names[change.place.volume],
                 "n_sigma": change.chi2**0.5,
                 "p_value": change.p_value,
+                "along": [rigid.LOCAL_NAMES[self.fit.dof[i]] for i in shift],
                 "by_um": (change.size[shift] / UM).tolist(),
                 "error_um": (change.covariance.diagonal().sqrt()[shift] / UM).tolist(),
             }
@@ -308,6 +310,7 @@ def _say(flags: dict[str, Any]) -> None:
         f"{change['kind']} of {change['volume']} at event {change['first_event']} (p {change['p_value']:.1g})"
         for change in flags["changes"]
     ]
+    changes += [_told_move(moved) for moved in flags["moved_since_published"]]
     out = (
         f"constants {flags['number']} are out ({', '.join(flags['reasons'])})"
         if flags["significant"]
@@ -318,3 +321,12 @@ def _say(flags: dict[str, Any]) -> None:
         flags["file"], f"{flags['n_tracks']:,}", flags["chi2_per_ndf_before"], flags["chi2_per_ndf_after"],
         "".join(f"; {change}" for change in changes), out, flags["latency_seconds"],
     )  # fmt: skip
+
+
+def _told_move(moved: Mapping[str, Any]) -> str:
+    """What a volume has moved by since the constants that were out, along where that is surest."""
+    if not moved["along"]:
+        return f"{moved['volume']} has turned since ({moved['n_sigma']:.1f} σ)"
+    parts = list(zip(moved["along"], moved["by_um"], moved["error_um"], strict=True))
+    name, by, error = max(parts, key=lambda part: abs(part[1]) / max(part[2], 1e-12))
+    return f"{moved['volume']} has moved since by {name} {by:.2f} ± {error:.2f} µm ({moved['n_sigma']:.1f} σ)"

@@ -142,6 +142,7 @@ BAD = {
     "format=table output=run/alignment.root": "output is .*alignment.root, the run's own answer; choose",
     "format=table output=new.csv mille=tracks.bin": "mille=tracks.bin goes with format=millepede, not",
     "format=millepede output=new.res mille=tracks.txt": "mille is tracks.txt: pede takes .txt for steering",
+    "format=table output=new.csv objects=levels": "objects=levels is for format=alice, not for format=table",
     "format=table output=new.csv run=none": "run is .*none: no such folder; give that of a training run",
     "format=table output=new.csv run=empty": ".*empty: not the folder of a training run",
     "format=table output=new.csv run=unfinished": ".*unfinished has no alignment.root: .*train resume=",

@@ -174,6 +174,17 @@ def test_the_examples_of_the_help_can_be_run(command):
             )
 
 
+def test_what_moves_after_the_last_event_is_told(tmp_path, caplog):
+    jump = ("n_events=5", "misalignment=none", "time=jump")
+    with caplog.at_level(logging.WARNING, "alignnet.simulate"):
+        simulated(tmp_path / "still.root", *jump, "time.event=1000")
+    assert caplog.messages == ["time: nothing moves between the first and the last of 5 events"]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "alignnet.simulate"):
+        simulated(tmp_path / "moves.root", *jump, "time.event=3")
+    assert not caplog.messages
+
+
 def test_an_output_must_be_named(refused):
     assert refused(simulate, *BEAM) == "output has no value: give one, output=..."
 

@@ -67,38 +67,14 @@ class LineCover(nn.Module):
 
     def cover(self, image: Tensor, lines: LitLines) -> Cover:
         """The rounds, from the most lit layer's pixels and from as much weight, spread evenly."""
-        events, layers, width = image.shape
-        layer = torch.arange(layers, device=image.device)
-        along = ((lines.event[:, None] * layers + layer) * width + lines.pixel).flatten()
-        through = (
-            torch.zeros_like(image).flatten().index_add(0, along, torch.ones_like(along, dtype=image.dtype))
-        )
-        per_line = torch.bincount(lines.event, minlength=events).clamp(min=1)
-
-        def gathered(y: Tensor) -> Tensor:
-            return y.index_select(0, along).view(-1, layers).sum(1)
-
-        def covered(w: Tensor) -> Tensor:
-            return torch.zeros_like(through).index_add(0, along, w.repeat_interleave(layers))
-
-        lit = image.sum(2)
-        y = torch.zeros_like(image).scatter(1, lit.argmax(1)[:, None, None].expand(-1, 1, width), 1.0)
-        y = y.flatten() * (through > 0) * image.flatten()
-        w = (lit.amax(1) / per_line)[lines.event]
+        crossings = _Crossings(image, lines)
+        y, w = _start(image, lines, crossings)
         for down, up, on in self.steps.exp():
-            new = (w - down / layers * (1 - gathered(y))).relu()
+            new = (w - down / crossings.layers * (1 - crossings.gathered(y))).relu()
             led = new + on * (new - w)
-            y = (y + up / through.clamp(min=1) * (1 - covered(led)) * (through > 0)).relu()
+            y = (y + up * crossings.share * (1 - crossings.covered(led))).relu()
             w = new
-        nothing = torch.zeros(events, device=image.device)
-        dearest = (nothing + 1).scatter_reduce(0, lines.event, gathered(y), "amax")
-        short = (1 - covered(w)).relu() * (through > 0)
-        return Cover(
-            weight=nothing.index_add(0, lines.event, w),
-            price=y.view(events, -1).sum(1) / dearest,
-            short=short.view(events, -1).sum(1),
-            dark=((image.flatten() > 0) & (through == 0)).view(events, -1).sum(1),
-        )
+        return _reached(image, lines, crossings, y, w)
 
     def _count(self, image: Tensor, cover: Cover) -> Tensor:
         lit = image.sum(2)
@@ -114,3 +90,45 @@ class LineCover(nn.Module):
         more = torch.arange(self.most + 1, device=image.device) - most_lit.long()
         logits = chosen.gather(1, more.clamp(0, EXCESSES - 1))
         return logits.masked_fill((more < 0) | (more >= EXCESSES), IMPOSSIBLE)
+
+
+class _Crossings:
+    """Which pixels of a batch, event after event, the lines pass: the matrix A."""
+
+    def __init__(self, image: Tensor, lines: LitLines) -> None:
+        _, self.layers, width = image.shape
+        layer = torch.arange(self.layers, device=image.device)
+        self.pixel = ((lines.event[:, None] * self.layers + layer) * width + lines.pixel).flatten()
+        once = torch.ones_like(self.pixel, dtype=image.dtype)
+        self.through = torch.zeros_like(image).flatten().index_add(0, self.pixel, once)
+        self.share = (self.through > 0) / self.through.clamp(min=1)  # 1 over how many lines pass a pixel
+
+    def gathered(self, y: Tensor) -> Tensor:
+        """Aᵀy: what each line passes (lines,)."""
+        return y.index_select(0, self.pixel).view(-1, self.layers).sum(1)
+
+    def covered(self, w: Tensor) -> Tensor:
+        """A w: how much of the lines passes each pixel (pixels of all events,)."""
+        return torch.zeros_like(self.through).index_add(0, self.pixel, w.repeat_interleave(self.layers))
+
+
+def _start(image: Tensor, lines: LitLines, crossings: _Crossings) -> tuple[Tensor, Tensor]:
+    """y and w that say what the most lit layer says."""
+    lit, width = image.sum(2), image.shape[2]
+    chosen = lit.argmax(1)[:, None, None].expand(-1, 1, width)
+    y = torch.zeros_like(image).scatter(1, chosen, 1.0).flatten() * (crossings.through > 0) * image.flatten()
+    per_event = torch.bincount(lines.event, minlength=len(image)).clamp(min=1)
+    return y, (lit.amax(1) / per_event)[lines.event]
+
+
+def _reached(image: Tensor, lines: LitLines, crossings: _Crossings, y: Tensor, w: Tensor) -> Cover:
+    events, passed = len(image), crossings.through > 0
+    nothing = torch.zeros(events, device=image.device)
+    dearest = (nothing + 1).scatter_reduce(0, lines.event, crossings.gathered(y), "amax")
+    short = (1 - crossings.covered(w)).relu() * passed
+    return Cover(
+        weight=nothing.index_add(0, lines.event, w),
+        price=y.view(events, -1).sum(1) / dearest,
+        short=short.view(events, -1).sum(1),
+        dark=((image.flatten() > 0) & ~passed).view(events, -1).sum(1),
+    )

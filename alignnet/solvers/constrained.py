@@ -24,6 +24,7 @@ from alignnet.solvers.pcg import Solution, conjugate_gradients
 MOST = 2000
 """Constraints: each is a solution of the whole system, and a row of as many numbers as there are unknowns."""
 
+_EXCLUDED = 1e-12  # of rᵀM⁻¹r, which is rounding
 _FLAT = 1e-11  # eigenvalue of S, its diagonal 1, below which a constraint follows from others
 _HELD = 1e-6  # of the constraint's size, that may be left of it
 
@@ -175,6 +176,14 @@ def minimised(
 
     start = preconditioner.force(force)
     return conjugate_gradients(matrix, start, preconditioner, tolerance, max_iterations, enough)
+
+
+def is_excluded(preconditioner: Preconditioner, force: Tensor) -> bool:
+    """Whether constraints leave no more than rounding of what a packed force would do."""
+    if not isinstance(preconditioner, ConstrainedPreconditioner):
+        return False
+    left, whole = preconditioner(force), preconditioner.inner.on_all(force)
+    return bool((force * left).sum() <= _EXCLUDED * (force * whole).sum())
 
 
 def constraints_of(preconditioner: Preconditioner) -> Constraints | None:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from alignnet.errors import ConvergenceError
-from alignnet.solvers.constrained import constraints_of, minimised
+from alignnet.solvers.constrained import constraints_of, is_excluded, minimised
 from alignnet.solvers.errors import exact_errors
 from alignnet.solvers.levels import Hierarchical, Preconditioner
 from alignnet.solvers.pcg import BlockJacobi, conjugate_gradients
@@ -213,6 +213,8 @@ def _solved(
     What conjugate gradients leave of it is of second order in their tolerance.
     """
     force = system.collect(form)
+    if is_excluded(preconditioner, force):
+        return force.new_zeros(1 + len(seen))
     try:
         solution = minimised(system, force, preconditioner, tolerance, max_iterations)
     except ConvergenceError:  # motions that nothing knows of, which a sensor of few hits has
